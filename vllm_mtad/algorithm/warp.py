@@ -1,0 +1,186 @@
+"""Warping: the one function that turns logits of the target into p and logits of the draft into q.
+
+Temperature, then min-p, then top-k, then top-p on the mass that remains: vLLM's order. A row that does not
+sample (temperature below `GREEDY_TEMPERATURE`) becomes one-hot at its argmax; lossless greedy decoding then
+needs no case of its own anywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+GREEDY_TEMPERATURE = 1e-5
+"""Rows below this temperature never sample (vLLM's `_SAMPLING_EPS`)."""
+_FIRST_NUCLEUS_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class WarpParameters:
+    """How each row is warped; a field that is None applies to no row. Make it with `build`.
+
+    `temperature` (1 where greedy), `top_p`, `min_p`: float32 `[rows]`. `top_k`: int64 `[rows]`. `greedy`: bool
+    `[rows]`. The rest are facts that the host knows, so that no step has to ask the device: `all_greedy`;
+    `truncates_all`, whether every row has a top-k or top-p; `max_top_k`, the largest top-k (0 if there is
+    none); `top_k_bounds_all`, whether every row that is truncated has a top-k.
+    """
+
+    temperature: torch.Tensor
+    top_k: torch.Tensor | None
+    top_p: torch.Tensor | None
+    min_p: torch.Tensor | None
+    greedy: torch.Tensor | None
+    all_greedy: bool
+    truncates_all: bool
+    max_top_k: int
+    top_k_bounds_all: bool
+
+    @classmethod
+    def build(
+        cls,
+        temperature: torch.Tensor,
+        vocab_size: int,
+        top_k: torch.Tensor | None = None,
+        top_p: torch.Tensor | None = None,
+        min_p: torch.Tensor | None = None,
+        *,
+        greedy_as_joint: bool = False,
+    ) -> WarpParameters:
+        """From host tensors `[rows]`; a row without top-k has 0 or at least the vocabulary size.
+
+        With `greedy_as_joint` (`greedy="joint"`), rows that do not sample are taken at T = 1 without
+        truncation, instead of one-hot.
+        """
+        cold = temperature < GREEDY_TEMPERATURE
+        k = torch.full_like(cold, vocab_size, dtype=torch.int64) if top_k is None else top_k.long()
+        k = torch.where((k <= 0) | (k >= vocab_size) | cold, vocab_size, k)
+        p = torch.ones_like(temperature) if top_p is None else top_p.masked_fill(cold, 1.0)
+        m = torch.zeros_like(temperature) if min_p is None else min_p.masked_fill(cold, 0.0)
+        if not greedy_as_joint:
+            k = k.masked_fill(cold, 1)
+        by_k, by_p = k < vocab_size, p < 1
+        return cls(
+            temperature=temperature.masked_fill(cold, 1.0),
+            top_k=k if by_k.any() else None,
+            top_p=p if by_p.any() else None,
+            min_p=m if (m > 0).any() else None,
+            greedy=cold if cold.any() and not greedy_as_joint else None,
+            all_greedy=bool(cold.all()) and not greedy_as_joint,
+            truncates_all=bool((by_k | by_p).all()),
+            max_top_k=int(k[by_k].max()) if by_k.any() else 0,
+            top_k_bounds_all=not (by_p & ~by_k).any(),
+        )
+
+    def rows(self, index: torch.Tensor | slice) -> WarpParameters:
+        """The parameters of the rows that `index` names, in its order. The host's facts stay true of them."""
+        names = ("temperature", "top_k", "top_p", "min_p", "greedy")
+        return replace(self, **{n: None if (v := getattr(self, n)) is None else v[index] for n in names})
+
+    def to(self, device: torch.device) -> WarpParameters:
+        names = ("temperature", "top_k", "top_p", "min_p", "greedy")
+        moved = {n: None if (v := getattr(self, n)) is None else v.to(device, non_blocking=True) for n in names}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class WarpedRows:
+    """One distribution per row, on the candidates that can have mass.
+
+    `log_probs`: float32 `[rows, width]`, normalised, -inf where a candidate has no mass. `token_ids`: int64
+    `[rows, width]`, or None when column v is token v.
+    """
+
+    log_probs: torch.Tensor
+    token_ids: torch.Tensor | None = None
+
+    def rows(self, index: torch.Tensor | slice) -> WarpedRows:
+        return WarpedRows(self.log_probs[index], None if self.token_ids is None else self.token_ids[index])
+
+    def log_prob_of(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`[rows]` log-probability of one token per row; -inf for an id below 0 or without mass."""
+        if self.token_ids is None:
+            picked = self.log_probs.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
+            return picked.masked_fill(tokens < 0, -torch.inf)
+        found = self.token_ids == tokens[:, None]
+        return self.log_probs.masked_fill(~found, -torch.inf).amax(1)
+
+    def token_at(self, columns: torch.Tensor) -> torch.Tensor:
+        """`[rows]` token ids of one column per row."""
+        if self.token_ids is None:
+            return columns
+        return self.token_ids.gather(1, columns[:, None])[:, 0]
+
+
+def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
+    """Warp `[rows, vocab]` logits; float32 `logits` are overwritten.
+
+    Only as much of the vocabulary is touched as the parameters ask for: where every row is truncated, the
+    result holds just the widest row's candidates.
+    """
+    logits = logits.float()
+    if parameters.all_greedy:
+        best = logits.argmax(1, keepdim=True)
+        return WarpedRows(torch.zeros_like(best, dtype=torch.float32), best)
+    best = None if parameters.greedy is None else logits.argmax(1)
+    scaled = logits.div_(parameters.temperature[:, None])
+    if parameters.min_p is not None:
+        floor = scaled.amax(1) + parameters.min_p.log()
+        scaled.masked_fill_(scaled < floor[:, None], -torch.inf)
+    if parameters.top_k is None and parameters.top_p is None:
+        warped = WarpedRows(scaled.log_softmax(1))
+    else:
+        warped = _truncate(scaled, parameters)
+    return warped if best is None else _one_hot(warped, best, parameters.greedy)
+
+
+def _truncate(scaled: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
+    """top-k, then top-p, on `[rows, vocab]` scaled logits."""
+    values, ids = _sorted_head(scaled, parameters)
+    columns = torch.arange(values.shape[1], device=values.device)
+    if parameters.top_k is not None:
+        values = values.masked_fill(columns >= parameters.top_k[:, None], -torch.inf)
+    if parameters.top_p is not None:
+        # The smallest head whose mass reaches top_p: a column stays while the mass before it is below. A row
+        # without top_p keeps all of it: rounding must not let its mass reach 1 early.
+        probs = values.softmax(1)
+        cut = (probs.cumsum(1) - probs >= parameters.top_p[:, None]) & (parameters.top_p < 1)[:, None]
+        values = values.masked_fill(cut & (columns > 0), -torch.inf)
+    if parameters.truncates_all:
+        return WarpedRows(values.log_softmax(1), ids)
+    truncated = torch.zeros(len(scaled), dtype=torch.bool, device=scaled.device)
+    if parameters.top_k is not None:
+        truncated |= parameters.top_k < scaled.shape[1]
+    if parameters.top_p is not None:
+        truncated |= parameters.top_p < 1
+    cutoff = values.masked_fill(values == -torch.inf, torch.inf).amin(1).masked_fill(~truncated, -torch.inf)
+    return WarpedRows(scaled.masked_fill(scaled < cutoff[:, None], -torch.inf).log_softmax(1))
+
+
+def _sorted_head(scaled: torch.Tensor, parameters: WarpParameters) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values, ids) `[rows, width]`, descending, wide enough for every row that is truncated."""
+    vocab_size = scaled.shape[1]
+    if parameters.top_k_bounds_all:
+        return torch.topk(scaled, parameters.max_top_k, dim=1)
+    assert parameters.top_p is not None
+    if scaled.device.type == "cpu":  # on another device, looking at the mass would wait for it
+        log_total = scaled.logsumexp(1, keepdim=True)
+        needed = parameters.top_p.masked_fill(parameters.top_p >= 1, 0.0)
+        width = max(_FIRST_NUCLEUS_WIDTH, parameters.max_top_k)
+        while width < vocab_size:
+            values, ids = torch.topk(scaled, width, dim=1)
+            if bool(((values - log_total).exp_().sum(1) >= needed).all()):
+                return values, ids
+            width *= 8
+    return scaled.sort(dim=1, descending=True)
+
+
+def _one_hot(warped: WarpedRows, best: torch.Tensor, greedy: torch.Tensor | None) -> WarpedRows:
+    """Rows of `greedy` hold all their mass on token `best`: the first of equal logits."""
+    assert greedy is not None
+    log_probs, ids = warped.log_probs, warped.token_ids
+    column = best[:, None] if ids is None else torch.zeros_like(best)[:, None]
+    one_hot = torch.full_like(log_probs, -torch.inf).scatter_(1, column, 0.0)
+    if ids is not None:
+        ids = torch.where(greedy[:, None], ids.scatter(1, column, best[:, None]), ids)
+    return WarpedRows(torch.where(greedy[:, None], one_hot, log_probs), ids)

@@ -1,0 +1,52 @@
+"""Which draft goes with which target, for `--speculative-config mtad` without a draft.
+
+Only pairs that share tokenizer and vocabulary size, where the draft is a full-attention causal LM.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_mtad.pair import PAIR_MARKER, draft_path
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+# Target name (the last part of its hub id or path) -> hub id of the draft.
+KNOWN_FAMILIES: tuple[tuple[str, str], ...] = (
+    (r"(Meta-)?Llama-3(\.[13])?-(8B|70B|405B)-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
+    (r"(Meta-)?Llama-3(\.[13])?-(8B|70B|405B)", "meta-llama/Llama-3.2-1B"),
+    (r"Llama-3\.2-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
+    (r"Llama-3\.2-3B", "meta-llama/Llama-3.2-1B"),
+    (r"Llama-2-(7b|13b|70b)-chat-hf", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+    (r"Qwen3-(4B|8B|14B|32B)", "Qwen/Qwen3-0.6B"),
+    (r"Qwen2\.5-3B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"),
+    (r"Qwen2\.5-3B", "Qwen/Qwen2.5-0.5B"),
+    (r"SmolLM2-1\.7B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    (r"SmolLM2-1\.7B", "HuggingFaceTB/SmolLM2-135M"),
+)
+
+
+def find_draft(target: ModelConfig) -> str:
+    """Hub id or path of the draft for `target`; raises ValueError if none is known."""
+    if getattr(target.hf_config, "mtad_pair", None) == PAIR_MARKER:
+        return str(draft_path())
+    draft = known_draft(target.model)
+    if draft is None:
+        raise ValueError(
+            f"mtad knows no draft model for the target {target.model!r}: name one with --spec-model"
+            ' (or "model" in --speculative-config).'
+        )
+    return draft
+
+
+def known_draft(target: str) -> str | None:
+    """The table's draft for a target's hub id or path; beside a local target, the draft's local folder."""
+    name = Path(target).name
+    for pattern, draft in KNOWN_FAMILIES:
+        if re.fullmatch(pattern, name, re.IGNORECASE):
+            beside = Path(target).parent / Path(draft).name
+            return str(beside) if Path(target).is_dir() and beside.is_dir() else draft
+    return None

@@ -1,0 +1,57 @@
+"""MTAD's own options, refused where they are made if they cannot be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from vllm_mtad.algorithm.acceptance import AcceptanceMode
+
+DraftSampling = Literal["beam_sample", "beam_search"]
+GreedyMode = Literal["lossless", "joint"]
+MODES: dict[str, tuple[str, ...]] = {
+    "draft_sampling": get_args(DraftSampling),
+    "greedy": get_args(GreedyMode),
+    "acceptance": get_args(AcceptanceMode),
+}
+METHOD = "mtad"
+
+
+@dataclass(frozen=True)
+class MTADOptions:
+    num_speculative_tokens: int = 4
+    beam_width: int = 4
+    acceptance_threshold: float = 0.5
+    draft_sampling: DraftSampling = "beam_sample"
+    greedy: GreedyMode = "lossless"
+    acceptance: AcceptanceMode = "joint"
+
+    def __post_init__(self) -> None:
+        for name in ("num_speculative_tokens", "beam_width"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"speculative_config.{name}={value!r} is not accepted by mtad: give an integer >= 1.")
+        tau = self.acceptance_threshold
+        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 <= tau < 1:
+            raise ValueError(
+                f"speculative_config.acceptance_threshold={tau!r} is not accepted by mtad: give a number in [0, 1)."
+            )
+        for name, accepted in MODES.items():
+            if (value := getattr(self, name)) not in accepted:
+                choices = " or ".join(repr(mode) for mode in accepted)
+                raise ValueError(f"speculative_config.{name}={value!r} is not accepted by mtad: give {choices}.")
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> MTADOptions:
+        """The options among `values`; a missing or None value takes the default."""
+        given = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
+        return cls(**given)
+
+    @property
+    def log_threshold(self) -> float:
+        return math.log(self.acceptance_threshold) if self.acceptance_threshold > 0 else -math.inf
+
+
+OWN_FIELDS = tuple(f.name for f in fields(MTADOptions) if f.name != "num_speculative_tokens")
+"""The fields that vLLM's own SpeculativeConfig does not have."""

@@ -1,0 +1,94 @@
+"""vLLM's SpeculativeConfig with the method `mtad` and its fields.
+
+vLLM compares `method` with literals in a few places. An mtad configuration is, to vLLM, a draft model with a
+different drafting loop, so those places are met by calling the parent as `draft_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import field
+from typing import Literal
+
+from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
+from vllm.config.utils import config
+
+from vllm_mtad.algorithm.acceptance import AcceptanceMode
+from vllm_mtad.config import checks
+from vllm_mtad.config.draft_table import find_draft
+from vllm_mtad.config.options import METHOD, OWN_FIELDS, DraftSampling, GreedyMode, MTADOptions
+
+MTADMethod = Literal[SpeculativeMethod, "mtad"]
+
+
+@config
+class MTADSpeculativeConfig(SpeculativeConfig):
+    """SpeculativeConfig that also knows the method 'mtad' (Multi-Token Assisted Decoding)."""
+
+    method: MTADMethod | None = None
+    """The name of the speculative method, 'mtad' among them."""
+    beam_width: int | None = None
+    """mtad: beams B that the draft model keeps (default 4). 1 is plain drafting with the joint test."""
+    acceptance_threshold: float | None = None
+    """mtad: threshold tau in [0, 1) that the joint ratio of target to draft must exceed (default 0.5)."""
+    draft_sampling: DraftSampling | None = None
+    """mtad: 'beam_sample' (default) draws beams without replacement from their joint distribution;
+    'beam_search' keeps the most likely."""
+    greedy: GreedyMode | None = None
+    """mtad: at temperature 0, 'lossless' (default) gives greedy decoding's own text; 'joint' searches for
+    text of higher joint likelihood."""
+    acceptance: AcceptanceMode | None = None
+    """mtad: 'joint' (default) keeps the longest prefix whose joint ratio passes; 'per_token' tests each
+    token by itself."""
+    lossy: bool = field(default=False, init=False)
+    """Whether sampled text may follow another distribution than the target's own. Not an option."""
+
+    def __post_init__(self) -> None:
+        if self.method != METHOD:
+            given = [name for name in OWN_FIELDS if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"speculative_config.{given[0]} is accepted with method='mtad' only.")
+            SpeculativeConfig.__post_init__(self)
+            return
+        self.lossy = True
+        options = MTADOptions.from_mapping(vars(self))
+        for name in (*OWN_FIELDS, "num_speculative_tokens"):
+            setattr(self, name, getattr(options, name))
+        checks.check_combinable_fields(self)
+        if self.model is None:
+            self.model = find_draft(self.target_model_config)
+        checks.check_draft_path(self.model)
+        with self._as_draft_model():
+            SpeculativeConfig.__post_init__(self)
+            detected = self.method
+        if detected != "draft_model":
+            raise ValueError(
+                f"speculative_config.model={self.model!r} is a {detected} head, not a draft model: mtad needs a"
+                " complete causal language model."
+            )
+        checks.check_draft_model(self)
+
+    @property
+    def options(self) -> MTADOptions:
+        return MTADOptions.from_mapping(vars(self))
+
+    @contextmanager
+    def _as_draft_model(self) -> Iterator[None]:
+        self.method = "draft_model"
+        try:
+            yield
+        finally:
+            self.method = METHOD
+
+    def uses_draft_model(self) -> bool:
+        return self.method == METHOD or SpeculativeConfig.uses_draft_model(self)
+
+    def verify_equal_vocab_size_if_draft_model(self) -> None:
+        if self.method == METHOD:
+            return  # checks.check_draft_model compares the vocabularies
+        SpeculativeConfig.verify_equal_vocab_size_if_draft_model(self)
+
+    def __repr__(self) -> str:
+        own = f", options={self.options}" if self.method == METHOD else ""
+        return SpeculativeConfig.__repr__(self)[:-1] + own + ")"

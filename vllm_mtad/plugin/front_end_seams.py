@@ -1,0 +1,138 @@
+"""Seams in vLLM's front end: the command line, the engine arguments, the sampling parameters."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions
+
+logger = logging.getLogger("vllm.mtad")
+
+
+def accept_bare_method(add_cli_args: Callable, reason: str | None = None) -> Callable:
+    """`--speculative-config mtad`, and MTAD's fields in `--help`."""
+
+    @functools.wraps(add_cli_args)
+    def with_bare_method(parser: Any) -> Any:
+        parser = add_cli_args(parser)
+        actions = parser._option_string_actions
+        if config := actions.get("--speculative-config"):
+            config.type = _json_or_method(config.type)
+            config.help = f"{config.help or ''}\n\n{_help_text()}"
+        if (method := actions.get("--spec-method")) and method.choices and METHOD not in method.choices:
+            method.choices = [*method.choices, METHOD]
+        return parser
+
+    return with_bare_method
+
+
+def _json_or_method(parse_json: Callable[[str], Any]) -> Callable[[str], Any]:
+    @functools.wraps(parse_json)
+    def parse(value: str) -> Any:
+        return {"method": METHOD} if value.strip().lower() == METHOD else parse_json(value)
+
+    return parse
+
+
+def _help_text() -> str:
+    defaults = MTADOptions()
+    described = ", ".join(
+        f"{name} (default {getattr(defaults, name)}" + (f"; one of {', '.join(MODES[name])})" if name in MODES else ")")
+        for name in OWN_FIELDS
+    )
+    return f"vllm-mtad: `mtad` alone chooses a draft for a known target; fields of method mtad: {described}."
+
+
+def check_engine_config(create_engine_config: Callable, reason: str | None = None) -> Callable:
+    """The shorthand string becomes a mapping; the finished configuration is checked."""
+
+    @functools.wraps(create_engine_config)
+    def with_checks(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.speculative_config, str) and self.speculative_config.strip().lower() == METHOD:
+            self.speculative_config = {"method": METHOD}
+        if reason is not None and _asks_for_mtad(self):
+            raise ValueError(reason)
+        config = create_engine_config(self, *args, **kwargs)
+        if _asks_for_mtad(self):
+            from vllm_mtad.config.checks import check_engine
+
+            check_engine(config)
+        return config
+
+    return with_checks
+
+
+def check_speculative_config(create_speculative_config: Callable, reason: str | None = None) -> Callable:
+    """What is wrong with an mtad option, in one sentence; and the line that says mtad is on."""
+
+    @functools.wraps(create_speculative_config)
+    def with_sentences(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _asks_for_mtad(self):
+            return create_speculative_config(self, *args, **kwargs)
+        if reason is not None:
+            raise ValueError(reason)
+        given = {k.replace("-", "_"): v for k, v in (self.speculative_config or {}).items()}
+        given.setdefault("num_speculative_tokens", self.spec_tokens)
+        MTADOptions.from_mapping(given)
+        try:
+            config = create_speculative_config(self, *args, **kwargs)
+        except ValidationError as error:
+            raise ValueError(_one_sentence(error)) from None
+        except OSError as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise ValueError(f"speculative_config.model={given.get('model')!r} cannot be read: {first_line}") from None
+        logger.info(
+            "MTAD is on: beam_width=%d, num_speculative_tokens=%d, acceptance_threshold=%g, draft %s. It is lossy:"
+            " sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
+            config.beam_width,
+            config.num_speculative_tokens,
+            config.acceptance_threshold,
+            config.model,
+            config.greedy,
+        )
+        return config
+
+    return with_sentences
+
+
+def _asks_for_mtad(engine_args: Any) -> bool:
+    method = engine_args.spec_method or (engine_args.speculative_config or {}).get("method")
+    return method == METHOD
+
+
+def _one_sentence(error: ValidationError) -> str:
+    """The first complaint; pydantic would add the whole input."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    name = ".".join(str(part) for part in first["loc"])
+    return f"speculative_config.{name}={first['input']!r} is not accepted: {first['msg']}."
+
+
+def speculative_config_class(original: type) -> type:
+    from vllm_mtad.config.speculative import MTADSpeculativeConfig
+
+    return MTADSpeculativeConfig
+
+
+def accept_min_p(validate: Callable) -> Callable:
+    """min-p passes with mtad; logit bias, which the V1 runner cannot apply at every row, does not."""
+
+    @functools.wraps(validate)
+    def with_min_p(self: Any, speculative_config: Any) -> None:
+        if speculative_config is None or speculative_config.method != METHOD:
+            return validate(self, speculative_config)
+        if self.logit_bias:
+            from vllm.exceptions import VLLMValidationError
+
+            raise VLLMValidationError(
+                "The logit_bias sampling parameter is not supported with speculative method 'mtad'.",
+                parameter="logit_bias",
+            )
+
+    return with_min_p

@@ -1,0 +1,1 @@
+"""Adapters from vLLM's model runners to `vllm_mtad.algorithm`."""

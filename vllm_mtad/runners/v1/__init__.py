@@ -1,0 +1,6 @@
+"""Model Runner V1 (CPUs today).
+
+`proposer` drafts: one pass over what the target saw, then a beam loop whose rows live in `beam_cache`, on KV
+blocks that `scratch` reserved. `request_table` holds what the batch's requests asked for. `handover` carries
+log q to `rejection_sampler`, which runs the joint test.
+"""

@@ -1,0 +1,231 @@
+"""The V1 proposer: one draft pass over what the target saw, then the beam loop of `algorithm.beams`.
+
+A round costs gamma draft passes. Beyond the models, a beam step is a warp of `[rows, vocab]`, one draw over
+the candidates and one copy of the beams' private blocks; log q leaves as `[num_reqs, gamma]`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.config import VllmConfig
+from vllm.forward_context import set_forward_context
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.spec_decode.draft_model import DraftModelProposer
+
+from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
+from vllm_mtad.algorithm.noise import draft_keys
+from vllm_mtad.algorithm.warp import warp
+from vllm_mtad.runners.v1.beam_cache import BeamCache
+from vllm_mtad.runners.v1.handover import DraftHandover
+from vllm_mtad.runners.v1.request_table import RequestTable
+from vllm_mtad.runners.v1.scratch import ScratchPlan
+
+
+class MTADProposer(DraftModelProposer):
+    """A DraftModelProposer whose `propose` drafts over beams."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, runner: Any = None) -> None:
+        super().__init__(vllm_config, device, runner)
+        self.method = "draft_model"  # what the parent compares with literals
+        self.runner = runner
+        self.options = self.speculative_config.options
+        self.requests = RequestTable(runner, self.options)
+        self._draft_limit = self.draft_model_config.max_model_len
+
+    # -- set-up ---------------------------------------------------------------------------------------
+
+    def initialize_attn_backend(
+        self, kv_cache_config: KVCacheConfig, kernel_block_sizes: list[int] | None = None
+    ) -> None:
+        plan = ScratchPlan.of(self.vllm_config, kv_cache_config)
+        rows = plan.requests_in_flight * plan.beam_width
+        # Builders size persistent buffers by max_num_seqs: for the draft layers that is the beam rows.
+        real = self.vllm_config
+        self.vllm_config = copy.copy(real)
+        self.vllm_config.scheduler_config = copy.copy(real.scheduler_config)
+        self.vllm_config.scheduler_config.max_num_seqs = max(self.max_batch_size, rows)
+        try:
+            super().initialize_attn_backend(kv_cache_config, kernel_block_sizes)
+        finally:
+            self.vllm_config = real
+        self._plan, self._beam_cache = plan, None
+        self._row_starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
+        self._row_starts_cpu = torch.arange(rows + 1, dtype=torch.int32)
+
+    def _cache(self, max_blocks: int) -> BeamCache:
+        if self._beam_cache is None:  # the KV cache is bound after the attention backend is initialised
+            layers = self.compilation_config.static_forward_context
+            kv_caches = [layers[name].kv_cache for name in sorted(self._draft_attn_layer_names)]
+            self._beam_cache = BeamCache(self._plan, kv_caches, max_blocks, self.block_size)
+        return self._beam_cache
+
+    # -- a drafting round -----------------------------------------------------------------------------
+
+    def propose(  # type: ignore[override]
+        self,
+        num_speculative_tokens: int,
+        target_token_ids: torch.Tensor,
+        target_positions: torch.Tensor,
+        target_hidden_states: torch.Tensor,
+        next_token_ids: torch.Tensor,
+        token_indices_to_sample: torch.Tensor | None,
+        common_attn_metadata: CommonAttentionMetadata,
+        sampling_metadata: Any,
+        mm_embed_inputs: Any = None,
+        num_rejected_tokens_gpu: torch.Tensor | None = None,
+        slot_mappings: Any = None,
+    ) -> torch.Tensor:
+        """`[num_reqs, gamma]` draft tokens; their log q waits in `take_last_draft_probs`."""
+        num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
+            target_token_ids=target_token_ids,
+            next_token_ids=next_token_ids,
+            target_positions=target_positions,
+            target_hidden_states=target_hidden_states,
+            token_indices_to_sample=token_indices_to_sample,
+            cad=common_attn_metadata,
+            num_rejected_tokens_gpu=num_rejected_tokens_gpu,
+        )
+        last_tokens = last_tokens.long()
+        # The first pass runs in every step: accepted tokens have draft KV in scratch only, until it rewrites them.
+        lengths = self.positions[last_tokens] + 1
+        hidden = self._forward(num_tokens, metadata, draft_index=0)[last_tokens]
+        self.requests.refresh()
+
+        num_reqs, gamma = len(lengths), num_speculative_tokens
+        tokens = torch.zeros(num_reqs, gamma, dtype=torch.int64, device=self.device)
+        log_q = torch.full((num_reqs, gamma), torch.inf, device=self.device)
+        for group in self._groups(num_reqs):
+            tokens[group], log_q[group] = self._draft(group, hidden, lengths, gamma, metadata)
+        # A request past the draft model's window drafts nothing, and costs the others nothing.
+        log_q.masked_fill_((lengths + gamma - 1 > self._draft_limit)[:, None], torch.inf)
+        self._last_draft_probs = log_q
+        return tokens
+
+    def _groups(self, num_reqs: int) -> Iterator[slice | torch.Tensor]:
+        """The requests to draft for, as many at a time as there is scratch; partial prefills are left out."""
+        size = self._plan.requests_in_flight
+        discarded = self.runner.discard_request_mask.np[:num_reqs]
+        if not discarded.any():
+            yield from (slice(at, min(at + size, num_reqs)) for at in range(0, num_reqs, size))
+            return
+        active = torch.from_numpy(np.flatnonzero(~discarded)).to(self.device)
+        yield from active.split(size) if len(active) else ()
+
+    def _draft(
+        self,
+        group: slice | torch.Tensor,
+        hidden: torch.Tensor,
+        lengths: torch.Tensor,
+        gamma: int,
+        metadata: CommonAttentionMetadata,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens, log q) `[group, gamma]`: grow beams from each request's last committed token."""
+        table, lengths = self.requests, lengths[group]
+        parameters, deterministic = table.warp.rows(group), table.deterministic
+        deterministic = None if deterministic is None else deterministic[group]
+        # Lossless rows are one-hot: if there are no others, one beam is all there is.
+        width = 1 if table.warp.all_greedy else self.options.beam_width
+        num_reqs = len(lengths)
+
+        def noise(depth: int) -> DrawNoise | None:
+            if not table.draws_any:
+                return None
+            keys = draft_keys(table.seeds[group], lengths - 1, depth)
+            return DrawNoise(keys, logits.shape[1], deterministic)
+
+        logits = self.model.compute_logits(hidden[group])
+        beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0))
+        if gamma > 1:
+            requests_of_rows = torch.arange(num_reqs, device=self.device).repeat_interleave(width)
+            row_parameters, row_lengths = parameters.rows(requests_of_rows), lengths[requests_of_rows]
+            cache = self._cache(metadata.block_table_tensor.shape[1])
+            block_table = cache.start(metadata.block_table_tensor[group], lengths, width, metadata.max_seq_len)
+        for depth in range(1, gamma):
+            if depth > 1:
+                cache.follow(beams.parents)
+            hidden_rows = self._beam_pass(beams, row_lengths + depth, block_table, cache, metadata, depth)
+            logits = self.model.compute_logits(hidden_rows)
+            beams = beam_step(beams, warp(logits, row_parameters), width, noise(depth))
+        return choose_draft(beams)
+
+    def _beam_pass(
+        self,
+        beams: Beams,
+        seq_lens: torch.Tensor,
+        block_table: torch.Tensor,
+        cache: BeamCache,
+        metadata: CommonAttentionMetadata,
+        depth: int,
+    ) -> torch.Tensor:
+        """Hidden states `[rows, hidden]` after each beam's newest token."""
+        rows = len(seq_lens)
+        self.input_ids[:rows] = beams.tokens[:, :, -1].reshape(-1)
+        self.positions[:rows] = seq_lens - 1
+        row_metadata = metadata.replace(
+            query_start_loc=self._row_starts[: rows + 1],
+            query_start_loc_cpu=self._row_starts_cpu[: rows + 1],
+            seq_lens=seq_lens.int(),
+            seq_lens_cpu_upper_bound=None,
+            num_reqs=rows,
+            num_actual_tokens=rows,
+            max_query_len=1,
+            max_seq_len=metadata.max_seq_len + depth,
+            block_table_tensor=block_table,
+            slot_mapping=cache.slots(seq_lens - 1),
+            positions=self.positions[:rows],
+            is_prefilling=None,
+        )
+        return self._forward(rows, row_metadata, draft_index=depth)[:rows]
+
+    def _forward(self, num_tokens: int, metadata: CommonAttentionMetadata, draft_index: int) -> torch.Tensor:
+        """One pass of the draft model over `input_ids[:num_tokens]`."""
+        _, per_layer_metadata = self.build_per_group_and_layer_attn_metadata(metadata, draft_index)
+        mode, num_input_tokens, num_tokens_across_dp = self._determine_batch_execution_and_padding(num_tokens)
+        # Rotary tables end at the draft's window. What lies past it is scratch, or belongs to a request that no
+        # longer drafts.
+        self.positions[:num_input_tokens].clamp_(max=self._draft_limit - 1)
+        with set_forward_context(
+            per_layer_metadata,
+            self.vllm_config,
+            num_tokens=num_input_tokens,
+            num_tokens_across_dp=num_tokens_across_dp,
+            cudagraph_runtime_mode=mode,
+            slot_mapping=self._get_slot_mapping(num_input_tokens, metadata.slot_mapping),
+        ):
+            return self.model(
+                input_ids=self.input_ids[:num_input_tokens],
+                positions=self.positions[:num_input_tokens],
+                inputs_embeds=None,
+            )
+
+    # -- the handover to the rejection sampler --------------------------------------------------------
+
+    def hand_over(self, log_q: torch.Tensor | None, req_ids: list[str] | None) -> DraftHandover:
+        """What the last round drafted, in the order of the batch that is verified now.
+
+        Args:
+            log_q: `[num_reqs, gamma]` of the last round, or None if there was none.
+            req_ids: its requests, in order.
+        """
+        self.requests.refresh()
+        batch = self.runner.input_batch
+        if log_q is None or req_ids is None:
+            log_q = torch.full((batch.num_reqs, self.options.num_speculative_tokens), torch.inf, device=self.device)
+        elif req_ids != batch.req_ids:
+            row_of = {req_id: row for row, req_id in enumerate(req_ids)}
+            rows = torch.tensor([row_of.get(req_id, -1) for req_id in batch.req_ids]).to(self.device)
+            log_q = log_q[rows].masked_fill_((rows < 0)[:, None], torch.inf)
+        table = self.requests
+        joint_greedy = self.options.greedy == "joint"
+        return DraftHandover(
+            log_q=log_q,
+            warp=table.warp,
+            extra_token_as_argmax=table.cold if joint_greedy else None,
+            discarded=self.runner.discard_request_mask.np[: batch.num_reqs],
+        )

@@ -1,0 +1,165 @@
+"""The V1 rejection sampler: processors and warping at all gamma + 1 rows, the joint test, one extra token.
+
+Per step: one gather of the target's logits into request order, the processors, one warp, and a test over
+`[num_reqs, gamma]`. Nothing of size `[..., vocab]` comes from the draft.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.v1.outputs import SamplerOutput
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.rejection_sampler import PLACEHOLDER_TOKEN_ID, RejectionSampler
+from vllm.v1.sample.sampler import Sampler
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+
+from vllm_mtad.algorithm.acceptance import accepted_length, draw_token
+from vllm_mtad.algorithm.warp import WarpedRows, warp
+from vllm_mtad.runners.v1.handover import DraftHandover
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where each request's rows are among the `[sum(n_i + 1)]` rows of the step.
+
+    `request`: `[rows]`, the request of each row. `first`: `[num_reqs]`, its first row. `num_drafts`: `[num_reqs]`.
+    """
+
+    request: torch.Tensor
+    first: torch.Tensor
+    num_drafts: torch.Tensor
+
+    @classmethod
+    def of(cls, metadata: SpecDecodeMetadata) -> _Layout:
+        rows = metadata.bonus_logits_indices.long()
+        first = torch.cat([rows.new_zeros(1), rows[:-1] + 1])
+        total = len(metadata.draft_token_ids) + len(rows)
+        request = torch.arange(len(rows), device=rows.device)
+        return cls(request.repeat_interleave(rows - first + 1, output_size=total), first, rows - first)
+
+
+class MTADRejectionSampler(RejectionSampler):
+    """A RejectionSampler whose `forward` keeps the longest prefix whose joint ratio passes."""
+
+    def __init__(self, sampler: Sampler, spec_config: Any = None, device: torch.device | None = None) -> None:
+        super().__init__(sampler, spec_config, device)
+        self.options = spec_config.options
+
+    def forward(
+        self,
+        metadata: SpecDecodeMetadata,
+        draft_probs: DraftHandover | None,  # type: ignore[override]
+        logits: torch.Tensor,
+        sampling_metadata: SamplingMetadata,
+    ) -> SamplerOutput:
+        """`[num_reqs, gamma + 1]` int32 tokens, -1 after the extra token.
+
+        Args:
+            draft_probs: what `GPUModelRunner._get_spec_decode_draft_probs` handed over (seam); None in vLLM's
+                profiling run, which measures the parent's memory: at least what this class needs.
+            logits: `[rows, vocab]`, raw logits of each request's n_i + 1 rows.
+        """
+        if draft_probs is None:
+            return super().forward(metadata, None, logits, sampling_metadata)
+        layout = _Layout.of(metadata)
+        processed = self._apply_processors(metadata, logits, sampling_metadata)
+        best = processed.argmax(1) if draft_probs.extra_token_as_argmax is not None else None
+        kept_for_logprobs = None
+        if sampling_metadata.max_num_logprobs is not None:
+            kept_for_logprobs = processed.clone() if self.is_processed_logprobs_mode else logits
+        target = warp(processed, draft_probs.warp.rows(layout.request))
+
+        drafts, log_p = self._pad_by_request(metadata, layout, target)
+        accepted = accepted_length(
+            log_p,
+            draft_probs.log_q[:, : log_p.shape[1]],
+            layout.num_drafts,
+            self.options.log_threshold,
+            self.options.acceptance,
+        )
+        extra_rows = layout.first + accepted
+        extra = self._draw_extra(target.rows(extra_rows), draft_probs, sampling_metadata, logits.shape[1])
+        if best is not None:
+            extra = torch.where(draft_probs.extra_token_as_argmax, best[extra_rows], extra)
+
+        columns = torch.arange(log_p.shape[1] + 1, device=logits.device)
+        padded = torch.nn.functional.pad(drafts, (0, 1))
+        output = torch.where(columns < accepted[:, None], padded, PLACEHOLDER_TOKEN_ID)
+        output = output.scatter_(1, accepted[:, None], extra[:, None]).int()
+        logprobs = None
+        if kept_for_logprobs is not None:
+            logprobs = self._logprobs(metadata, sampling_metadata, kept_for_logprobs, layout, target, output)
+        return SamplerOutput(sampled_token_ids=output, logprobs_tensors=logprobs)
+
+    def _apply_processors(
+        self, metadata: SpecDecodeMetadata, logits: torch.Tensor, sampling_metadata: SamplingMetadata
+    ) -> torch.Tensor:
+        """Float32 logits after penalties, masks and biases, each row seeing the draft tokens before it."""
+        bonus = self.sampler.apply_logits_processors(
+            logits[metadata.bonus_logits_indices].float(), sampling_metadata, predict_bonus_token=True
+        )
+        if len(metadata.draft_token_ids) == 0:  # every row is a bonus row; vLLM's own fails on none
+            return bonus
+        targets = self.apply_logits_processors(
+            logits[metadata.target_logits_indices].float(), sampling_metadata, metadata
+        )
+        processed = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+        processed[metadata.target_logits_indices] = targets
+        processed[metadata.bonus_logits_indices] = bonus
+        return processed
+
+    @staticmethod
+    def _pad_by_request(
+        metadata: SpecDecodeMetadata, layout: _Layout, target: WarpedRows
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(draft tokens, log p) `[num_reqs, max_spec_len]`; columns past a request's drafts are not meant."""
+        tokens = torch.full_like(layout.request, PLACEHOLDER_TOKEN_ID)
+        tokens[metadata.target_logits_indices] = metadata.draft_token_ids.long()
+        log_p = target.log_prob_of(tokens)
+        columns = torch.arange(metadata.max_spec_len, device=tokens.device)
+        rows = (layout.first[:, None] + columns).clamp_(max=len(tokens) - 1)
+        return tokens[rows], log_p[rows]
+
+    @staticmethod
+    def _draw_extra(
+        target: WarpedRows, draft: DraftHandover, sampling_metadata: SamplingMetadata, vocab_size: int
+    ) -> torch.Tensor:
+        """`[num_reqs]` tokens. A seeded request draws from its own generator, unless its sample is discarded.
+
+        It draws for the whole vocabulary: the candidates' number depends on the other requests.
+        """
+        exponential = torch.empty_like(target.log_probs).exponential_()
+        for request, generator in sampling_metadata.generators.items():
+            if not draft.discarded[request]:
+                own = exponential.new_empty(vocab_size).exponential_(generator=generator)
+                exponential[request] = own if target.token_ids is None else own[target.token_ids[request]]
+        return draw_token(target, exponential)
+
+    def _logprobs(
+        self,
+        metadata: SpecDecodeMetadata,
+        sampling_metadata: SamplingMetadata,
+        rows: torch.Tensor,
+        layout: _Layout,
+        target: WarpedRows,
+        output: torch.Tensor,
+    ) -> Any:
+        """As vLLM reports them. In the processed modes, rows that sample hold what was sampled from."""
+        if self.is_processed_logprobs_mode and sampling_metadata.temperature is not None:
+            log_probs = target.log_probs
+            if target.token_ids is not None:
+                dense = torch.full_like(rows, -torch.inf)
+                log_probs = dense.scatter_(1, target.token_ids, target.log_probs)
+            samples = sampling_metadata.temperature[layout.request] > 0
+            rows = torch.where(samples[:, None], log_probs, rows)
+        return self._get_logprobs_tensors(
+            sampling_metadata.max_num_logprobs,
+            metadata,
+            rows,
+            rows[metadata.target_logits_indices],
+            rows[metadata.bonus_logits_indices],
+            output,
+        )

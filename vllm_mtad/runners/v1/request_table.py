@@ -1,0 +1,66 @@
+"""What the requests of the current batch asked for, in batch order; rebuilt only when the batch changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vllm_mtad.algorithm.warp import GREEDY_TEMPERATURE, WarpParameters
+
+if TYPE_CHECKING:
+    from vllm.v1.sample.metadata import SamplingMetadata
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    from vllm_mtad.config.options import MTADOptions
+
+
+class RequestTable:
+    """Attributes, all in batch order:
+
+    warp: `WarpParameters` of the requests, used for p and for q.
+    seeds: int64 `[num_reqs]`; of an unseeded request, fresh at every change of the batch.
+    cold: bool `[num_reqs]`, requests at temperature 0.
+    deterministic: bool `[num_reqs]`, requests whose draft is searched and not drawn; None if there is none.
+    draws_any: whether any request's draft is drawn.
+    """
+
+    warp: WarpParameters
+    seeds: torch.Tensor
+    cold: torch.Tensor
+    deterministic: torch.Tensor | None
+    draws_any: bool
+
+    def __init__(self, runner: GPUModelRunner, options: MTADOptions) -> None:
+        self._runner, self._options = runner, options
+        self._rng = np.random.default_rng()
+        self._built_for: SamplingMetadata | None = None
+
+    def refresh(self) -> None:
+        """Follow the batch. vLLM makes a new SamplingMetadata whenever its constituents or order change."""
+        batch = self._runner.input_batch
+        if batch.sampling_metadata is self._built_for:
+            return
+        self._built_for = batch.sampling_metadata
+        params = [self._runner.requests[req_id].sampling_params for req_id in batch.req_ids]
+        device, num_reqs = self._runner.device, len(params)
+        temperature = batch.temperature_cpu_tensor[:num_reqs].clone()
+        joint_greedy = self._options.greedy == "joint"
+        self.warp = WarpParameters.build(
+            temperature,
+            self._runner.model_config.get_vocab_size(),
+            top_k=batch.top_k_cpu_tensor[:num_reqs],
+            top_p=batch.top_p_cpu_tensor[:num_reqs].clone(),
+            min_p=torch.tensor([p.min_p for p in params]),
+            greedy_as_joint=joint_greedy,
+        ).to(device)
+        fresh = self._rng.integers(2**63, size=num_reqs, dtype=np.int64)
+        seeds = [own if p.seed is None else p.seed for p, own in zip(params, fresh.tolist())]
+        self.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
+
+        cold = temperature < GREEDY_TEMPERATURE
+        searched = torch.ones_like(cold) if self._options.draft_sampling == "beam_search" else cold & joint_greedy
+        self.cold = cold.to(device)
+        self.draws_any = not bool(searched.all()) and not self.warp.all_greedy
+        self.deterministic = searched.to(device) if searched.any() and self.draws_any else None

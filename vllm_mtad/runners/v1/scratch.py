@@ -1,0 +1,73 @@
+"""How many KV blocks the beams need, and how many requests are drafted at a time.
+
+A beam is a row of the draft model's batch: it reads the request's own blocks up to the last full one and
+writes to private blocks after that. Those come from the tail of the pool; the scheduler never sees them.
+Every block of vLLM's pool holds all layers, so a scratch block costs the target's KV as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm.utils.math_utils import cdiv
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+MAX_ROWS_IN_FLIGHT = 256
+"""Beam rows drafted at a time; larger batches are drafted in groups. At this size a draft step is no longer
+bound by reading the weights, so more rows would cost scratch memory and save nothing."""
+
+
+@dataclass(frozen=True)
+class ScratchPlan:
+    requests_in_flight: int
+    beam_width: int
+    blocks_per_beam: int
+    blocks_needed_by_one_request: int
+    """Blocks of a request of max_model_len."""
+
+    @classmethod
+    def of(cls, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> ScratchPlan:
+        options = vllm_config.speculative_config.options  # type: ignore[union-attr]
+        scheduler = vllm_config.scheduler_config
+        rows = min(MAX_ROWS_IN_FLIGHT, scheduler.max_num_batched_tokens)
+        block_size = min(group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups)
+        # After up to block_size - 1 tokens of the request's partial block, KV of gamma - 1 tokens: the last
+        # drafted token needs none. With gamma = 1 there is no beam row at all.
+        tail = options.num_speculative_tokens - 1
+        return cls(
+            requests_in_flight=min(scheduler.max_num_seqs, max(1, rows // options.beam_width)),
+            beam_width=options.beam_width,
+            blocks_per_beam=cdiv(block_size - 1 + tail, block_size) if tail else 0,
+            blocks_needed_by_one_request=cdiv(vllm_config.model_config.max_model_len, block_size) + 1,
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        return self.requests_in_flight * self.beam_width * self.blocks_per_beam
+
+    def blocks_left(self, num_blocks: int) -> int:
+        """Blocks for requests; raises ValueError if not even one request of max_model_len fits."""
+        left = num_blocks - self.num_blocks
+        if left < self.blocks_needed_by_one_request:
+            raise ValueError(
+                f"The KV cache has {num_blocks} blocks, of which mtad's beams need {self.num_blocks}, and one request"
+                f" of max_model_len needs {self.blocks_needed_by_one_request}: enlarge the KV cache"
+                " (gpu_memory_utilization, or VLLM_CPU_KVCACHE_SPACE on a CPU), or lower speculative_config.beam_width,"
+                " max_num_seqs, max_model_len or block_size."
+            )
+        return left
+
+    def describe(self, kv_cache_config: KVCacheConfig) -> str:
+        """One log line with what the scratch costs."""
+        total = kv_cache_config.num_blocks
+        block_bytes = kv_cache_config.kv_cache_tensors[0].size / total
+        per_row = self.blocks_per_beam * block_bytes / 2**10
+        return (
+            f"MTAD scratch: {self.num_blocks} of {total} KV blocks ({self.num_blocks * block_bytes / 2**20:.1f} MiB)"
+            f" for {self.requests_in_flight} requests x {self.beam_width} beams in flight; {self.blocks_per_beam}"
+            f" blocks ({per_row:.0f} KiB) a beam row."
+        )
