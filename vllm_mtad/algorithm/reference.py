@@ -11,7 +11,8 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from itertools import pairwise
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -19,7 +20,7 @@ GREEDY = 1e-5
 
 
 class CausalLM(Protocol):
-    def __call__(self, input_ids: torch.Tensor): ...
+    def __call__(self, input_ids: torch.Tensor) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ReferenceDecoder:
         out = ReferenceOutput([])
         limit = max_tokens if max_model_len is None else min(max_tokens, max_model_len - len(prompt))
         while len(out.tokens) < limit:
-            text = prompt + out.tokens
+            text = [*prompt, *out.tokens]
             length = 0 if len(out.tokens) in extra_token_only_at else self.settings.num_speculative_tokens
             if max_model_len is not None:  # the engine schedules no draft token past the last position
                 length = max(0, min(length, max_model_len - 1 - len(text)))
@@ -97,7 +98,7 @@ class ReferenceDecoder:
         accepted = self._accept(log_p, log_q, out)
         if drafted:
             out.accepted.append(accepted)
-        return drafted[:accepted] + [self._extra(p_rows[accepted], rows[accepted], out)]
+        return [*drafted[:accepted], self._extra(p_rows[accepted], rows[accepted], out)]
 
     # -- step 1 and 2: draft jointly, choose one ------------------------------------------------------
 
@@ -105,7 +106,7 @@ class ReferenceDecoder:
         beams = [_Beam([], [])]
         for _ in range(self.settings.num_speculative_tokens):
             children = [
-                _Beam(beam.tokens + [token], beam.log_q + [value])
+                _Beam([*beam.tokens, token], [*beam.log_q, value])
                 for beam in beams
                 for token, value in sorted(self._warp(self._rows(self.draft, text + beam.tokens)[-1]).items())
             ]
@@ -173,7 +174,8 @@ class ReferenceDecoder:
         mass = {t: m for t, m in mass.items() if m >= s.min_p * largest and m > 0}
         ranked = sorted(mass, key=lambda t: -mass[t])
         ranked = ranked[: s.top_k] if s.top_k else ranked
-        total, reached, kept = sum(mass[t] for t in ranked), 0.0, []
+        total, reached = sum(mass[t] for t in ranked), 0.0
+        kept: list[int] = []
         for token in ranked:
             if kept and reached >= s.top_p * total:
                 break
@@ -185,7 +187,7 @@ class ReferenceDecoder:
     def _note_margin(values: list[float], count: int, out: ReferenceOutput) -> None:
         ranked = sorted(values, reverse=True)
         if len(ranked) > count:
-            for higher, lower in zip(ranked[:count], ranked[1 : count + 1]):
+            for higher, lower in pairwise(ranked[: count + 1]):
                 out.smallest_margin = min(out.smallest_margin, higher - lower)
 
 

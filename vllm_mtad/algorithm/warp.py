@@ -7,7 +7,9 @@ needs no case of its own anywhere else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -74,13 +76,16 @@ class WarpParameters:
 
     def rows(self, index: torch.Tensor | slice) -> WarpParameters:
         """The parameters of the rows that `index` names, in its order. The host's facts stay true of them."""
-        names = ("temperature", "top_k", "top_p", "min_p", "greedy")
-        return replace(self, **{n: None if (v := getattr(self, n)) is None else v[index] for n in names})
+        return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> WarpParameters:
-        names = ("temperature", "top_k", "top_p", "min_p", "greedy")
-        moved = {n: None if (v := getattr(self, n)) is None else v.to(device, non_blocking=True) for n in names}
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> WarpParameters:
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,10 @@ def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
     """
     logits = logits.float()
     if parameters.all_greedy:
-        best = logits.argmax(1, keepdim=True)
-        return WarpedRows(torch.zeros_like(best, dtype=torch.float32), best)
-    best = None if parameters.greedy is None else logits.argmax(1)
+        only = logits.argmax(1, keepdim=True)
+        return WarpedRows(torch.zeros_like(only, dtype=torch.float32), only)
+    greedy = parameters.greedy
+    best = None if greedy is None else logits.argmax(1)
     scaled = logits.div_(parameters.temperature[:, None])
     if parameters.min_p is not None:
         floor = scaled.amax(1) + parameters.min_p.log()
@@ -131,7 +137,7 @@ def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
         warped = WarpedRows(scaled.log_softmax(1))
     else:
         warped = _truncate(scaled, parameters)
-    return warped if best is None else _one_hot(warped, best, parameters.greedy)
+    return warped if greedy is None or best is None else _one_hot(warped, best, greedy)
 
 
 def _truncate(scaled: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
@@ -148,13 +154,19 @@ def _truncate(scaled: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
         values = values.masked_fill(cut & (columns > 0), -torch.inf)
     if parameters.truncates_all:
         return WarpedRows(values.log_softmax(1), ids)
-    truncated = torch.zeros(len(scaled), dtype=torch.bool, device=scaled.device)
+    cutoff = values.masked_fill(values == -torch.inf, torch.inf).amin(1)
+    cutoff.masked_fill_(~_is_truncated(parameters, scaled.shape[1]), -torch.inf)
+    return WarpedRows(scaled.masked_fill(scaled < cutoff[:, None], -torch.inf).log_softmax(1))
+
+
+def _is_truncated(parameters: WarpParameters, vocab_size: int) -> torch.Tensor:
+    """bool `[rows]`: whether a row has a top-k or a top-p."""
+    truncated = torch.zeros_like(parameters.temperature, dtype=torch.bool)
     if parameters.top_k is not None:
-        truncated |= parameters.top_k < scaled.shape[1]
+        truncated |= parameters.top_k < vocab_size
     if parameters.top_p is not None:
         truncated |= parameters.top_p < 1
-    cutoff = values.masked_fill(values == -torch.inf, torch.inf).amin(1).masked_fill(~truncated, -torch.inf)
-    return WarpedRows(scaled.masked_fill(scaled < cutoff[:, None], -torch.inf).log_softmax(1))
+    return truncated
 
 
 def _sorted_head(scaled: torch.Tensor, parameters: WarpParameters) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,9 +187,8 @@ def _sorted_head(scaled: torch.Tensor, parameters: WarpParameters) -> tuple[torc
     return scaled.sort(dim=1, descending=True)
 
 
-def _one_hot(warped: WarpedRows, best: torch.Tensor, greedy: torch.Tensor | None) -> WarpedRows:
+def _one_hot(warped: WarpedRows, best: torch.Tensor, greedy: torch.Tensor) -> WarpedRows:
     """Rows of `greedy` hold all their mass on token `best`: the first of equal logits."""
-    assert greedy is not None
     log_probs, ids = warped.log_probs, warped.token_ids
     column = best[:, None] if ids is None else torch.zeros_like(best)[:, None]
     one_hot = torch.full_like(log_probs, -torch.inf).scatter_(1, column, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -43,7 +44,7 @@ class MTADOptions:
                 raise ValueError(f"speculative_config.{name}={value!r} is not accepted by mtad: give {choices}.")
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> MTADOptions:
+    def from_mapping(cls, values: Mapping[str, Any]) -> MTADOptions:
         """The options among `values`; a missing or None value takes the default."""
         given = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
         return cls(**given)

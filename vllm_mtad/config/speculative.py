@@ -19,7 +19,7 @@ from vllm_mtad.config import checks
 from vllm_mtad.config.draft_table import find_draft
 from vllm_mtad.config.options import METHOD, OWN_FIELDS, DraftSampling, GreedyMode, MTADOptions
 
-MTADMethod = Literal[SpeculativeMethod, "mtad"]
+MTADMethod = Literal[SpeculativeMethod, "mtad"]  # type: ignore[valid-type]  # vLLM is not type-checked here
 
 
 @config
@@ -28,6 +28,8 @@ class MTADSpeculativeConfig(SpeculativeConfig):
 
     method: MTADMethod | None = None
     """The name of the speculative method, 'mtad' among them."""
+    model: str | None = None
+    """The name of the draft model. mtad finds one for a target of a known family."""
     beam_width: int | None = None
     """mtad: beams B that the draft model keeps (default 4). 1 is plain drafting with the joint test."""
     acceptance_threshold: float | None = None

@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -146,7 +145,10 @@ def train(recipe: Recipe, tokenizer: Tokenizer, folder: Path, log_path: Path, de
                 hidden = body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
                 keep = weights[:, 1:] > 0
                 logits = model.lm_head(hidden[keep])
-            losses, kept = F.cross_entropy(logits.float(), ids[:, 1:][keep], reduction="none"), weights[:, 1:][keep]
+            losses, kept = (
+                torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][keep], reduction="none"),
+                weights[:, 1:][keep],
+            )
             ((losses * kept).sum() / kept.sum()).backward()
             torch.nn.utils.clip_grad_norm_(others, 1.0)
             for optimizer, schedule in zip(optimizers, schedules):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 ColumnKind = Literal["key", "label", "category", "number", "foreign_key"]
 
-COUNTRIES = ["France", "Japan", "Brazil", "Canada", "Kenya", "India", "Norway", "Egypt", "Chile", "Spain"]
-CITIES = ["Paris", "Tokyo", "Lima", "Oslo", "Cairo", "Madrid", "Berlin", "Dublin", "Boston", "Denver"]
-COLORS = ["red", "blue", "green", "black", "white", "silver", "yellow", "purple"]
-GENRES = ["rock", "jazz", "drama", "comedy", "horror", "classical", "fantasy", "history"]
-STATUSES = ["active", "closed", "pending", "retired", "open", "approved"]
-LEVELS = ["junior", "senior", "expert", "beginner", "advanced"]
-MATERIALS = ["steel", "wood", "glass", "copper", "plastic", "cotton"]
-LANGUAGES = ["English", "French", "Hindi", "Arabic", "German", "Spanish"]
-DEPARTMENTS = ["Sales", "Finance", "Research", "Legal", "Support", "Marketing"]
-PEOPLE = ["Alice", "Bruno", "Carla", "Elena", "Farid", "Grace", "Hugo", "Irene", "Jonas", "Kira", "Leo", "Mina", "Nadia", "Oscar", "Petra", "Quinn", "Rosa", "Sven", "Tara", "Umar", "Vera", "Walter", "Yusuf", "Zoe"]
+COUNTRIES = "France Japan Brazil Canada Kenya India Norway Egypt Chile Spain".split()
+CITIES = "Paris Tokyo Lima Oslo Cairo Madrid Berlin Dublin Boston Denver".split()
+COLORS = "red blue green black white silver yellow purple".split()
+GENRES = "rock jazz drama comedy horror classical fantasy history".split()
+STATUSES = "active closed pending retired open approved".split()
+LEVELS = "junior senior expert beginner advanced".split()
+MATERIALS = "steel wood glass copper plastic cotton".split()
+LANGUAGES = "English French Hindi Arabic German Spanish".split()
+DEPARTMENTS = "Sales Finance Research Legal Support Marketing".split()
+PEOPLE = (
+    "Alice Bruno Carla Elena Farid Grace Hugo Irene Jonas Kira Leo Mina Nadia Oscar Petra Quinn "
+    "Rosa Sven Tara Umar Vera Walter Yusuf Zoe"
+).split()
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Attribute:
     kind: ColumnKind
     names: tuple[str, ...]
     phrases: tuple[str, ...]
-    values: tuple[str, ...] | range
+    values: Sequence[int | str]
     superlatives: tuple[str, str] | None = None
     """(word for the largest, word for the smallest), where English has them."""
 
@@ -179,5 +183,5 @@ def _random_rows(table: Table, rng: random.Random) -> list[tuple[int | str, ...]
             few = rng.sample(values, 4)  # few values, so that groups have several members
             by_column.append([rng.choice(few) for _ in range(num_rows)])
         else:  # distinct labels and numbers: superlatives have no ties
-            by_column.append(list(rng.sample(values, num_rows)))
+            by_column.append(rng.sample(values, num_rows))
     return list(zip(*by_column))

@@ -182,5 +182,7 @@ class _Speller:
             return f"{select} {distinct}{columns} {source};"
         if kind == "most_common":
             return f"{select} {by} {source} {group} {by}{self.order(self.counted(query.table))} {self.word('LIMIT')} 1;"
-        assert kind == "join_count" and query.child is not None
-        return f"{select} {columns}, {self.counted(query.child)} {source} {group} {self.column(query.table, query.table.key)};"
+        assert kind == "join_count", kind
+        assert query.child is not None
+        key = self.column(query.table, query.table.key)
+        return f"{select} {columns}, {self.counted(query.child)} {source} {group} {key};"

@@ -121,7 +121,8 @@ def _word_condition(condition: Condition, rng: random.Random) -> str:
 
 
 def _word_extreme(query: Query, rng: random.Random) -> str:
-    assert query.by is not None and query.by.attribute is not None
+    assert query.by is not None
+    assert query.by.attribute is not None
     noun = query.table.singular if query.kind == "superlative" else query.table.plural
     superlatives = query.by.attribute.superlatives
     if superlatives and rng.random() < 0.5:

@@ -5,6 +5,8 @@ Whole blocks are copied, never single slots: a backend may pack the inside of a 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from vllm_mtad.runners.v1.scratch import ScratchPlan
@@ -76,7 +78,7 @@ def _as_one(kv_caches: list[torch.Tensor]) -> list[torch.Tensor]:
     """
     first = kv_caches[0]
     offsets = [kv.storage_offset() for kv in kv_caches]
-    steps = {b - a for a, b in zip(offsets, offsets[1:])}
+    steps = {b - a for a, b in pairwise(offsets)}
     same_buffer = all(
         kv.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         and kv.shape == first.shape

@@ -30,6 +30,8 @@ from vllm_mtad.runners.v1.scratch import ScratchPlan
 class MTADProposer(DraftModelProposer):
     """A DraftModelProposer whose `propose` drafts over beams."""
 
+    vllm_config: VllmConfig
+
     def __init__(self, vllm_config: VllmConfig, device: torch.device, runner: Any = None) -> None:
         super().__init__(vllm_config, device, runner)
         self.method = "draft_model"  # what the parent compares with literals
@@ -54,7 +56,8 @@ class MTADProposer(DraftModelProposer):
             super().initialize_attn_backend(kv_cache_config, kernel_block_sizes)
         finally:
             self.vllm_config = real
-        self._plan, self._beam_cache = plan, None
+        self._plan = plan
+        self._beam_cache: BeamCache | None = None
         self._row_starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
         self._row_starts_cpu = torch.arange(rows + 1, dtype=torch.int32)
 

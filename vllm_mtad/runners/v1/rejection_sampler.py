@@ -66,7 +66,8 @@ class MTADRejectionSampler(RejectionSampler):
             return super().forward(metadata, None, logits, sampling_metadata)
         layout = _Layout.of(metadata)
         processed = self._apply_processors(metadata, logits, sampling_metadata)
-        best = processed.argmax(1) if draft_probs.extra_token_as_argmax is not None else None
+        take_argmax = draft_probs.extra_token_as_argmax
+        best = None if take_argmax is None else processed.argmax(1)
         kept_for_logprobs = None
         if sampling_metadata.max_num_logprobs is not None:
             kept_for_logprobs = processed.clone() if self.is_processed_logprobs_mode else logits
@@ -82,8 +83,8 @@ class MTADRejectionSampler(RejectionSampler):
         )
         extra_rows = layout.first + accepted
         extra = self._draw_extra(target.rows(extra_rows), draft_probs, sampling_metadata, logits.shape[1])
-        if best is not None:
-            extra = torch.where(draft_probs.extra_token_as_argmax, best[extra_rows], extra)
+        if take_argmax is not None and best is not None:
+            extra = torch.where(take_argmax, best[extra_rows], extra)
 
         columns = torch.arange(log_p.shape[1] + 1, device=logits.device)
         padded = torch.nn.functional.pad(drafts, (0, 1))

@@ -1,0 +1,20 @@
+"""Fixtures that the whole suite shares."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before vLLM is imported: a small KV cache, and no look at a hub.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from tests.small_pair import save_pair
+
+
+@pytest.fixture(scope="session")
+def small_pair(tmp_path_factory):
+    """(target, draft): folders of a random pair, float32."""
+    return tuple(str(path) for path in save_pair(tmp_path_factory.mktemp("pair")))
