@@ -2,9 +2,9 @@
 
 vLLM compares `method` with literals in a few places. An mtad configuration is, to vLLM, a draft model with a
 different drafting loop, so those places are met by calling the parent as `draft_model`.
-"""
 
-from __future__ import annotations
+Annotations stay real types here: vLLM makes command-line arguments from them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,0 +1,236 @@
+"""How mtad is asked for, and how it is refused: one sentence, before anything is loaded."""
+
+import json
+
+import pytest
+from transformers import (
+    BloomConfig,
+    DeepseekV2Config,
+    Gemma2Config,
+    GptOssConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from tests.small_pair import VOCAB_SIZE, save_tokenizer
+from vllm_mtad.config.options import MTADOptions
+
+
+def create(target: str, speculative_config, **engine_options) -> VllmConfig:
+    engine_options = {"max_model_len": 128, "enforce_eager": True} | engine_options
+    return EngineArgs(model=target, speculative_config=speculative_config, **engine_options).create_engine_config()
+
+
+def parse(target: str, *flags: str) -> VllmConfig:
+    """What `vllm serve TARGET FLAGS` makes of its flags."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", target, "--max-model-len", "128", *flags])
+    return EngineArgs.from_cli_args(args).create_engine_config()
+
+
+def refusal(target: str, speculative_config, **engine_options) -> str:
+    with pytest.raises(ValueError, match=r".") as error:
+        create(target, speculative_config, **engine_options)
+    message = str(error.value)
+    assert "\n" not in message, "more than one sentence"
+    return message
+
+
+def test_defaults(small_pair):
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]}).speculative_config
+    assert config.method == "mtad"
+    assert config.options == MTADOptions(4, 4, 0.5, "beam_sample", "lossless", "joint")
+    assert config.num_speculative_tokens == 4
+    assert config.lossy is True
+    assert config.uses_draft_model()
+
+
+def test_other_methods_are_not_lossy_and_take_no_mtad_fields(small_pair):
+    target, draft = small_pair
+    stock = create(target, {"method": "draft_model", "model": draft, "num_speculative_tokens": 3}).speculative_config
+    assert stock.lossy is False
+    assert stock.beam_width is None
+    with pytest.raises(ValueError, match="beam_width is accepted with method='mtad' only"):
+        create(target, {"method": "ngram", "num_speculative_tokens": 3, "beam_width": 8})
+
+
+def test_json_flag(small_pair):
+    given = {"method": "mtad", "model": small_pair[1], "acceptance_threshold": 0.3, "draft_sampling": "beam_search"}
+    options = parse(small_pair[0], "--speculative-config", json.dumps(given)).speculative_config.options
+    assert options == MTADOptions(acceptance_threshold=0.3, draft_sampling="beam_search")
+
+
+@pytest.mark.parametrize("spelled", ["beam_width", "beam-width"])
+def test_dotted_flags(small_pair, spelled):
+    flags = ["--speculative-config.method", "mtad", "--speculative-config.model", small_pair[1]]
+    config = parse(small_pair[0], *flags, f"--speculative-config.{spelled}", "8").speculative_config
+    assert config.options == MTADOptions(beam_width=8)
+
+
+def test_separate_flags(small_pair):
+    flags = ["--spec-method", "mtad", "--spec-model", small_pair[1], "--spec-tokens", "3"]
+    assert parse(small_pair[0], *flags).speculative_config.options == MTADOptions(num_speculative_tokens=3)
+
+
+def test_bare_method_finds_the_bundled_draft(small_pair, tmp_path):
+    """A target with the marker of the bundled pair gets the bundled draft; here with that pair's own config."""
+    from vllm_mtad.pair import draft_path, target_path
+
+    for config in (parse(str(target_path()), "--speculative-config", "mtad"), create(str(target_path()), "mtad")):
+        assert config.speculative_config.method == "mtad"
+        assert config.speculative_config.model == str(draft_path())
+
+
+def test_bare_method_without_a_known_draft_names_the_flag(small_pair):
+    message = refusal(small_pair[0], "mtad")
+    assert "knows no draft model" in message
+    assert "--spec-model" in message
+
+
+def test_help_shows_the_fields():
+    parser = FlexibleArgumentParser()
+    EngineArgs.add_cli_args(parser)
+    text = parser.format_help()
+    for name in ("beam_width", "acceptance_threshold", "draft_sampling", "greedy", "acceptance"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("num_speculative_tokens", 0, ">= 1"),
+        ("num_speculative_tokens", -3, ">= 1"),
+        ("beam_width", 0, ">= 1"),
+        ("beam_width", 2.5, ">= 1"),
+        ("acceptance_threshold", 1.0, "[0, 1)"),
+        ("acceptance_threshold", -0.1, "[0, 1)"),
+        ("acceptance_threshold", float("nan"), "[0, 1)"),
+        ("draft_sampling", "nucleus", "'beam_sample' or 'beam_search'"),
+        ("greedy", "fast", "'lossless' or 'joint'"),
+        ("acceptance", "typical", "'joint' or 'per_token'"),
+    ],
+)
+def test_a_bad_option_is_named_with_what_is_accepted(small_pair, field, value, accepted):
+    message = refusal(small_pair[0], {"method": "mtad", "model": small_pair[1], field: value})
+    assert field in message
+    assert repr(value) in message
+    assert accepted in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("use_heterogeneous_vocab", True),
+        ("parallel_drafting", True),
+        ("disable_padded_drafter_batch", True),
+        ("rejection_sample_method", "block"),
+        ("draft_sample_method", "probabilistic"),
+        ("use_local_argmax_reduction", True),
+        ("enable_adaptive_verification", True),
+        ("num_speculative_tokens_per_batch_size", [(1, 8, 4)]),
+        ("draft_tensor_parallel_size", 2),
+        ("no_such_field", 1),
+    ],
+)
+def test_a_field_that_cannot_be_combined_is_named(small_pair, field, value):
+    assert field in refusal(small_pair[0], {"method": "mtad", "model": small_pair[1], field: value})
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "a/b/c"])
+def test_a_draft_path_that_is_not_there(small_pair, path):
+    message = refusal(small_pair[0], {"method": "mtad", "model": path})
+    assert path in message
+    assert "is not there" in message
+
+
+def test_another_vocabulary(small_pair, tmp_path):
+    save_llama(tmp_path, VOCAB_SIZE, swap=True)
+    assert "another vocabulary" in refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
+
+
+def test_the_same_tokenizer_padded_to_another_size(small_pair, tmp_path):
+    save_llama(tmp_path, VOCAB_SIZE + 64)
+    message = refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
+    assert "padded to another size" in message
+    assert str(VOCAB_SIZE + 64) in message
+
+
+def test_vllms_own_draft_fields_keep_their_meaning(small_pair):
+    given = {"method": "mtad", "model": small_pair[1], "max_model_len": 64, "revision": "main"}
+    config = create(small_pair[0], {**given, "draft_tensor_parallel_size": 1}).speculative_config
+    assert config.draft_model_config.max_model_len == 64
+    assert config.draft_model_config.revision == "main"
+    with pytest.raises(ValueError, match="quantization"):
+        create(small_pair[0], {**given, "quantization": "no-such-format"})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"max_num_batched_tokens": 130, "max_num_seqs": 2}, "beam_width=200"),
+        ({"enable_lora": True}, "enable_lora"),
+        ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline_parallel_size=2"),
+    ],
+)
+def test_an_engine_option_that_cannot_be_combined_is_named(small_pair, options, named):
+    beam_width = 200 if "beam_width" in named else 4
+    assert named in refusal(
+        small_pair[0], {"method": "mtad", "model": small_pair[1], "beam_width": beam_width}, **options
+    )
+
+
+def save_llama(folder, vocab_size: int, swap: bool = False) -> None:
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=64, num_attention_heads=2, num_hidden_layers=1, architectures=["LlamaForCausalLM"]
+    )  # fmt: skip
+    config.save_pretrained(folder)
+    save_tokenizer(folder, swap)
+
+
+SMALL = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHER_ATTENTION = {
+    "sliding-window attention": [
+        MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=32, architectures=["MistralForCausalLM"]),
+        Qwen2Config(
+            **SMALL, num_key_value_heads=2, use_sliding_window=True, sliding_window=32, max_window_layers=1,
+            architectures=["Qwen2ForCausalLM"],
+        ),
+    ],
+    "an attention logit soft-cap": [
+        Gemma2Config(
+            **SMALL, num_key_value_heads=2, head_dim=32, layer_types=["full_attention"] * 2,
+            architectures=["Gemma2ForCausalLM"],
+        )
+    ],
+    "ALiBi": [BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=64, n_layer=2, n_head=2, architectures=["BloomForCausalLM"])],
+    "multi-head latent attention (MLA)": [
+        DeepseekV2Config(
+            **SMALL, kv_lora_rank=32, q_lora_rank=32, qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=32,
+            architectures=["DeepseekV2ForCausalLM"],
+        )
+    ],
+    "recurrent or hybrid layers": [
+        MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=2, architectures=["MambaForCausalLM"])
+    ],
+    "attention sinks": [
+        GptOssConfig(
+            **SMALL, num_key_value_heads=2, head_dim=32, layer_types=["full_attention"] * 2,
+            architectures=["GptOssForCausalLM"],
+        )
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("feature", "config"), [(f, c) for f, configs in OTHER_ATTENTION.items() for c in configs])
+def test_a_draft_with_other_attention_is_refused_by_name(small_pair, tmp_path, feature, config):
+    config.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    message = refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
+    assert feature in message
+    assert "full causal softmax" in message

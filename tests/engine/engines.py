@@ -1,0 +1,47 @@
+"""Starting real vLLM engines on small pairs, and running requests through them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vllm import LLM, SamplingParams
+
+DEFAULTS: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 192,
+    "max_num_seqs": 8,
+    "block_size": 32,  # the CPU's default of 128 would make scratch large and prefix-cache hits rare
+    "disable_log_stats": False,
+}
+
+
+@contextmanager
+def engine(target: str, draft: str | None = None, mtad: dict[str, Any] | None = None, **options: Any) -> Iterator[LLM]:
+    """An LLM with `draft` under mtad (or none), shut down at the end."""
+    speculative = None if draft is None else {"method": "mtad", "model": draft, **(mtad or {})}
+    llm = LLM(target, speculative_config=speculative, **(DEFAULTS | options))
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+
+
+def generate(llm: LLM, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> list[Any]:
+    """The first completion of each prompt (token ids in, CompletionOutput out)."""
+    requests: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
+    return [request.outputs[0] for request in llm.generate(requests, params, use_tqdm=False)]
+
+
+def generate_tokens(llm: LLM, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> list[Any]:
+    return [list(completion.token_ids) for completion in generate(llm, prompts, params)]
+
+
+def counters(llm: LLM) -> dict[str, float]:
+    """vLLM's counters by their short names, e.g. spec_decode_num_drafts, num_preemptions."""
+    return {m.name.removeprefix("vllm:"): m.value for m in llm.get_metrics() if hasattr(m, "value")}

@@ -1,0 +1,201 @@
+"""Each seam against the source of the supported vLLM: signature, and the lines that the replacement relies on.
+
+When one of these fails on a new vLLM, read what changed there before touching the expectation.
+"""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from vllm_mtad.plugin.seams import SEAMS, apply_seam
+
+# Seam -> (parameters, lines that must stand in the source of what is replaced).
+CONTRACTS = {
+    "EngineArgs.add_cli_args": (["parser"], ['"--speculative-config", "-sc"', '"--spec-method"']),
+    "EngineArgs.create_engine_config": (
+        ["self", "usage_context", "headless"],
+        ["speculative_config = self.create_speculative_config("],
+    ),
+    "EngineArgs.create_speculative_config": (
+        ["self", "target_model_config", "target_parallel_config"],
+        ['("--spec-method", "method", self.spec_method)', "return SpeculativeConfig(**self.speculative_config)"],
+    ),
+    "VllmConfig._get_v2_model_runner_unsupported_features": (["self"], ["return unsupported"]),
+    "SamplingParams._validate_spec_decode": (["self", "speculative_config"], ["if self.min_p > _SAMPLING_EPS or"]),
+    "EngineCore._initialize_kv_caches": (
+        ["self", "vllm_config"],
+        [
+            "scheduler_kv_cache_config = generate_scheduler_kv_cache_config(kv_cache_configs)",
+            "self.model_executor.initialize_from_config(kv_cache_configs)",
+            "return scheduler_kv_cache_config",
+        ],
+    ),
+    "GPUModelRunner._get_spec_decode_draft_probs": (
+        ["self", "spec_decode_metadata"],
+        ["if self._draft_probs is None or self._draft_prob_req_ids is None:"],
+    ),
+    "GPUModelRunner._input_fits_in_drafter": (["self", "common_attn_metadata"], ["common_attn_metadata.max_seq_len"]),
+    "GPUModelRunner._bookkeeping_sync": (
+        ["self", "scheduler_output", "sampler_output", "logits", "hidden_states", "num_scheduled_tokens"],
+        ["gen = self.input_batch.generators.get(int(i))", "gen.set_offset(gen.get_offset() - 4)"],
+    ),
+}
+# Places that no seam patches but the V1 adapters rely on: (module, name) -> lines.
+RELIED_ON = {
+    ("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.__init__"): [
+        "elif self.speculative_config.uses_draft_model():",
+        "self.drafter = DraftModelProposer(",
+        "self.rejection_sampler = RejectionSampler(",
+    ],
+    ("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._sample"): [
+        "draft_probs = self._get_spec_decode_draft_probs(spec_decode_metadata)",
+        "sampler_output = self.rejection_sampler(",
+    ],
+    ("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.propose_draft_token_ids"): [
+        "draft_probs = self.drafter.take_last_draft_probs()",
+        "self._draft_prob_req_ids = self.input_batch.req_ids.copy()",
+    ],
+    ("vllm.v1.worker.gpu_input_batch", "InputBatch.refresh_metadata"): [
+        "self.sampling_metadata = self._make_sampling_metadata()"
+    ],
+    ("vllm.v1.spec_decode.llm_base_proposer", "SpecDecodeBaseProposer.propose"): [
+        "self.set_inputs_first_pass(",
+        "self._determine_batch_execution_and_padding(num_tokens)",
+        "self.build_per_group_and_layer_attn_metadata(",
+    ],
+    ("vllm.v1.sample.sampler", "Sampler.apply_logits_processors"): ["predict_bonus_token"],
+    ("vllm.v1.core.kv_cache_utils", "update_kv_cache_capacity"): [
+        "get_kv_cache_capacity(vllm_config, kv_cache_config)"
+    ],
+}
+
+
+def find(module: str, name: str):
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    from vllm_mtad.plugin.registration import register
+
+    register()
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)
+def test_seam_is_in_place_once_and_says_why(seam):
+    replaced = find(seam.module, seam.name)
+    assert replaced.__mtad_seam__ == seam.name
+    apply_seam(seam, None, importlib.import_module(seam.module))
+    assert find(seam.module, seam.name) is replaced, "a seam must not be applied twice"
+    assert seam.why
+    assert seam.remove_when
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_what_is_replaced_still_has_its_shape(name):
+    seam = next(seam for seam in SEAMS if seam.name == name)
+    original = inspect.unwrap(find(seam.module, seam.name))
+    parameters, lines = CONTRACTS[name]
+    assert list(inspect.signature(original).parameters) == parameters
+    source = inspect.getsource(original)
+    for line in lines:
+        assert line in source
+
+
+def test_every_seam_has_a_contract():
+    constructors = {"SpeculativeConfig", "DraftModelProposer.__new__", "RejectionSampler.__new__"}
+    assert {seam.name for seam in SEAMS} == set(CONTRACTS) | constructors
+
+
+@pytest.mark.parametrize(("module", "name"), RELIED_ON)
+def test_what_the_adapters_rely_on_is_there(module, name):
+    source = inspect.getsource(inspect.unwrap(find(module, name)))
+    for line in RELIED_ON[module, name]:
+        assert line in source
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "parameters"),
+    [
+        ("vllm.v1.spec_decode.draft_model", "DraftModelProposer", ["vllm_config", "device", "runner"]),
+        ("vllm.v1.sample.rejection_sampler", "RejectionSampler", ["sampler", "spec_config", "device"]),
+    ],
+)
+def test_constructors_still_choose_by_the_configuration(module, name, parameters):
+    cls = find(module, name)
+    assert list(inspect.signature(cls.__init__).parameters)[1:] == parameters
+    assert cls.__new__.__mtad_seam__ == f"{name}.__new__"
+
+
+def test_propose_has_the_parents_parameters():
+    from vllm.v1.spec_decode.draft_model import DraftModelProposer
+
+    from vllm_mtad.runners.v1.proposer import MTADProposer
+
+    assert list(inspect.signature(MTADProposer.propose).parameters) == list(
+        inspect.signature(DraftModelProposer.propose).parameters
+    )
+
+
+def test_the_samplers_forward_has_the_parents_parameters():
+    from vllm.v1.sample.rejection_sampler import RejectionSampler
+
+    from vllm_mtad.runners.v1.rejection_sampler import MTADRejectionSampler
+
+    assert list(inspect.signature(MTADRejectionSampler.forward).parameters) == list(
+        inspect.signature(RejectionSampler.forward).parameters
+    )
+
+
+def run_python(code: str) -> str:
+    """Output of `code` in a fresh interpreter, so that its imports and patches are its own."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_registering_imports_no_engine_and_no_worker():
+    code = (
+        "import sys, vllm; from vllm.plugins import load_general_plugins; load_general_plugins()\n"
+        "print([m for m in sys.modules if m.startswith(('vllm.v1.engine.core', 'vllm.v1.worker.gpu_model_runner',"
+        " 'vllm_mtad.runners', 'vllm_mtad.pair'))])"
+    )
+    assert run_python(code) == "[]"
+
+
+UNSUPPORTED = (
+    "import vllm.plugins; vllm.plugins.plugins_loaded = True\n"  # as if only this registration ran
+    "from vllm_mtad.plugin.registration import register; register(vllm_version='0.99.0')\n"
+    "from vllm.engine.arg_utils import EngineArgs\n"
+)
+
+
+@pytest.mark.parametrize("asked", ["'mtad'", "{'method': 'mtad', 'model': 'anything'}"])
+def test_an_unsupported_vllm_refuses_mtad_by_name(small_pair, asked):
+    code = (
+        f"{UNSUPPORTED}"
+        "try:\n"
+        f"    EngineArgs(model={small_pair[0]!r}, speculative_config={asked}).create_engine_config()\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    message = run_python(code)
+    assert "'mtad' is not available" in message
+    assert "0.99.0" in message
+
+
+def test_an_unsupported_vllm_is_otherwise_as_if_the_plugin_were_not_there(small_pair):
+    code = (
+        f"{UNSUPPORTED}"
+        f"given = dict(method='draft_model', model={small_pair[1]!r}, num_speculative_tokens=2)\n"
+        f"config = EngineArgs(model={small_pair[0]!r}, speculative_config=given).create_engine_config()\n"
+        "from vllm.v1.worker.gpu_model_runner import DraftModelProposer\n"
+        "print(type(config.speculative_config).__name__, '__new__' in vars(DraftModelProposer))\n"
+    )
+    assert run_python(code) == "SpeculativeConfig False"
