@@ -96,7 +96,7 @@ def test_bare_method_without_a_known_draft_names_the_flag(small_pair):
 def test_help_shows_the_fields():
     parser = FlexibleArgumentParser()
     EngineArgs.add_cli_args(parser)
-    text = parser.format_help()
+    text = parser._option_string_actions["--speculative-config"].help
     for name in ("beam_width", "acceptance_threshold", "draft_sampling", "greedy", "acceptance"):
         assert name in text
 
@@ -186,9 +186,7 @@ def test_an_engine_option_that_cannot_be_combined_is_named(small_pair, options, 
 
 
 def save_llama(folder, vocab_size: int, swap: bool = False) -> None:
-    config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=64, num_attention_heads=2, num_hidden_layers=1, architectures=["LlamaForCausalLM"]
-    )  # fmt: skip
+    config = LlamaConfig(**(SMALL | {"vocab_size": vocab_size}), architectures=["LlamaForCausalLM"])
     config.save_pretrained(folder)
     save_tokenizer(folder, swap)
 
@@ -208,7 +206,9 @@ OTHER_ATTENTION = {
             architectures=["Gemma2ForCausalLM"],
         )
     ],
-    "ALiBi": [BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=64, n_layer=2, n_head=2, architectures=["BloomForCausalLM"])],
+    "ALiBi": [
+        BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=64, n_layer=2, n_head=2, architectures=["BloomForCausalLM"])
+    ],
     "multi-head latent attention (MLA)": [
         DeepseekV2Config(
             **SMALL, kv_lora_rank=32, q_lora_rank=32, qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=32,

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
 @contextmanager
 def engine(target: str, draft: str | None = None, mtad: dict[str, Any] | None = None, **options: Any) -> Iterator[LLM]:
     """An LLM with `draft` under mtad (or none), shut down at the end."""
-    speculative = None if draft is None else {"method": "mtad", "model": draft, **(mtad or {})}
+    speculative = None if draft is None else {"method": "mtad", "model": draft} | (mtad or {})
     llm = LLM(target, speculative_config=speculative, **(DEFAULTS | options))
     try:
         yield llm

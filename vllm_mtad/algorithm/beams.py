@@ -100,7 +100,8 @@ def _pick(joint: torch.Tensor, tokens: torch.Tensor, width: int, count: int, noi
     beam = torch.arange(width, device=joint.device).repeat_interleave(joint.shape[1] // width)
     perturbed = joint - log_exponential(noise.keys, tokens + beam * noise.vocab_size)
     if noise.deterministic is None:
-        return perturbed.topk(count, dim=1, sorted=False).indices
+        # Sorted: a beam's slot is part of its noise, and must not depend on how many candidates a row holds.
+        return perturbed.topk(count, dim=1).indices
     keys = torch.where(noise.deterministic[:, None], joint, perturbed)
     return _largest_in_order(keys, tokens, width, count)
 

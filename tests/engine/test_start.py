@@ -1,0 +1,47 @@
+"""What a person sees when an engine starts: the line that says mtad is on, and a KV cache that is too small."""
+
+import os
+import subprocess
+import sys
+
+START = """
+from vllm import LLM
+if __name__ == "__main__":
+    LLM({target!r}, speculative_config=dict(method="mtad", model={draft!r}), dtype="float32", enforce_eager=True,
+        max_model_len=128, max_num_seqs=8, block_size=32, num_gpu_blocks_override={blocks})
+    print("STARTED")
+"""
+
+
+def start(small_pair, tmp_path, blocks: int) -> subprocess.CompletedProcess:
+    script = tmp_path / "start.py"
+    script.write_text(START.format(target=small_pair[0], draft=small_pair[1], blocks=blocks))
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "INFO"}
+    return subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300, env=environment
+    )
+
+
+def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(small_pair, tmp_path):
+    done = start(small_pair, tmp_path, blocks=100)
+    assert "STARTED" in done.stdout
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "MTAD" in line and "] MTAD" in line]
+    on = [line for line in lines if "MTAD is on" in line]
+    assert len(on) == 1
+    for part in ("beam_width=4", "num_speculative_tokens=4", "acceptance_threshold=0.5", "lossy"):
+        assert part in on[0]
+    scratch = [line for line in lines if "MTAD scratch" in line]
+    assert len(scratch) == 1
+    assert "64 of 100 KV blocks" in scratch[0]
+
+
+def test_a_kv_cache_too_small_for_the_scratch_ends_the_start_with_what_to_change(small_pair, tmp_path):
+    """8 requests x 4 beams x 2 blocks leave 3 of 67; one request of max_model_len needs 5."""
+    done = start(small_pair, tmp_path, blocks=67)
+    assert done.returncode != 0
+    errors = [
+        line for line in (done.stdout + done.stderr).splitlines() if "ValueError: The KV cache has 67 blocks" in line
+    ]
+    assert errors
+    assert "enlarge the KV cache" in errors[-1]
+    assert "speculative_config.beam_width" in errors[-1]

@@ -1,0 +1,57 @@
+"""Each patch applies to the supported vLLM and fixes what its README says; each stock bug is still there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.patches.patched_vllm import build, fixes
+
+RELEASE = "0.32.0"
+
+
+def test_every_patch_has_its_text():
+    assert len(fixes(RELEASE)) == 3
+    for diff in fixes(RELEASE):
+        text = (diff.parent / "README.md").read_text()
+        for part in ("**What.**", "**Why it matters.**", "**The fix.**", "**Shown by**", "**Remove when**"):
+            assert part in text
+
+
+def test_stock_expand_batch_does_not_write_floats():
+    from vllm.platforms import current_platform
+    from vllm.utils.cpu_triton_utils import _expand_kernel_impl
+
+    current_platform.import_kernels()
+    output = torch.full((3,), -7.0)
+    _expand_kernel_impl(output, torch.tensor([0.5, 0.9]), torch.tensor([1, 3], dtype=torch.int32), 0, 1)
+    assert output.tolist() == [-7.0] * 3, "fixed in vLLM: remove patches/0.32.0/expand-batch-on-cpu"
+
+
+def test_stock_top_k_of_no_rows_raises():
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_only
+
+    with pytest.raises((RuntimeError, IndexError)):
+        apply_top_k_only(torch.zeros(0, 8), torch.zeros(0, dtype=torch.int32))
+
+
+def test_a_cpu_generator_has_no_offset():
+    with pytest.raises(RuntimeError, match="does not use offset"):
+        torch.Generator().get_offset()
+
+
+def test_a_patched_vllm_samples_draft_model_right(small_pair, tmp_path):
+    """All three at once, in an engine of the patched tree: stock, it dies in the first step."""
+    tree, root = build(tmp_path, fixes(RELEASE)), Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{root}"}
+    command = [sys.executable, "-m", "tests.patches.run_draft_model", small_pair[0]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    assert seen["runner"].startswith(str(tree))
+    assert seen["lengths"] == [40] * 4
+    assert seen["accepted"] > 0.8  # not all: vLLM warps the draft by temperature only, the target by top-k too

@@ -1,0 +1,70 @@
+"""What the demo prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vllm_mtad.demo.decoding import Decoded
+from vllm_mtad.demo.figures import Figures
+from vllm_mtad.demo.ways import OPTIONS, WAYS
+from vllm_mtad.pair.minisql.task import Example, is_correct
+
+NOTES = (
+    f"T = 1, top-k 10, top-p 0.9; gamma = {OPTIONS.num_speculative_tokens}, B = {OPTIONS.beam_width},"
+    f" tau = {OPTIONS.acceptance_threshold}; same prompts and seeds; engines run eagerly in bfloat16.",
+    "tokens/call: over the target calls that had a draft. ppl: of the answers under the target at T = 1.",
+    "draft_model on a CPU: two bugs of vLLM 0.32.0 are corrected at run time (patches/0.32.0); its draft is warped"
+    " by temperature only.",
+    "The pair is tiny: these speeds are of the engine's overhead more than of a model. MTAD is lossy; it moves the"
+    " text towards what the target finds jointly likely.",
+)
+
+
+def print_table(console: Console, figures: list[Figures]) -> None:
+    table = Table(title=f"{figures[0].num_prompts} held-out questions, three ways")
+    for name in ("way", "tokens/call", "acceptance", "SQL correct", "ppl", "tok/s at 1", "tok/s at 8"):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    base = figures[0]
+    for way, row in zip(WAYS, figures):
+        table.add_row(
+            way.label,
+            f"{row.block_efficiency:.2f}",
+            "-" if row.acceptance_rate is None else f"{row.acceptance_rate:.1%}",
+            f"{row.execution_accuracy:.1%}",
+            f"{row.perplexity:.3f}",
+            f"{row.tokens_per_second:.0f} ({row.tokens_per_second / base.tokens_per_second:.2f}x)",
+            f"{row.tokens_per_second_at_8:.0f} ({row.tokens_per_second_at_8 / base.tokens_per_second_at_8:.2f}x)",
+        )
+    console.print(table)
+    for note in NOTES:
+        console.print(f"  {note}", style="dim", highlight=False)
+
+
+def print_answers(console: Console, tokenizer: Any, examples: list[Example], answers: list[list[Decoded]]) -> None:
+    """A few questions with each way's SQL; with a draft, each target call's accepted run in brackets."""
+    console.print("\nWhat each way wrote. [bold green]⟦accepted together⟧[/] then the target's own token:")
+    for at, example in enumerate(examples):
+        console.print(f"\n{example.prompt.split('Question: ')[1].split(chr(10))[0]}", style="bold", highlight=False)
+        for way, of_way in zip(WAYS, answers):
+            mark = "[green]ok[/]   " if is_correct(example, of_way[at].text) else "[red]wrong[/]"
+            console.print(f"  {way.label:<17}{mark} ", end="")
+            console.print(_marked(tokenizer, of_way[at], has_draft=way.num_speculative_tokens > 0), soft_wrap=True)
+
+
+def _marked(tokenizer: Any, decoded: Decoded, has_draft: bool) -> Text:
+    """The answer, with the run of each target call that came from the draft in brackets."""
+    text, shown = Text(), ""
+    seen: list[int] = []
+    for call in decoded.calls:
+        run_length = len(call) - 1 if has_draft else 0
+        for tokens, is_run in ((call[:run_length], True), (call[run_length:], False)):
+            seen += tokens
+            so_far = tokenizer.decode(seen, skip_special_tokens=True)
+            new, shown = so_far[len(shown) :], so_far
+            if new:
+                text.append(f"⟦{new}⟧" if is_run else new, style="bold green" if is_run else "")
+    return text

@@ -1,0 +1,75 @@
+"""The demo from start to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vllm_mtad.demo.ways import WAYS, quiet_vllm, start, stop
+
+NUM_ROUNDS = 3
+PROMPTS_ALONE, PROMPTS_AT_8 = 16, 48
+"""Prompts of a timed round, with one request in flight and with eight."""
+NUM_SHOWN = 4
+
+
+def run_demo(num_prompts: int, json_path: Path | None) -> None:
+    """Decode, print the table and a few answers, and write the figures to `json_path` if given."""
+    quiet_vllm()
+    from transformers import AutoTokenizer
+
+    from vllm_mtad.algorithm.reference import hugging_face_model
+    from vllm_mtad.demo.decoding import Run, decode
+    from vllm_mtad.demo.figures import measure, perplexity_under
+    from vllm_mtad.demo.report import print_answers, print_table
+    from vllm_mtad.pair import target_path
+    from vllm_mtad.pair.minisql.task import evaluation_examples
+
+    console = Console()
+    examples = evaluation_examples("held_out", num_prompts)
+    prompts = [example.prompt for example in examples]
+    tokenizer, target = AutoTokenizer.from_pretrained(target_path()), hugging_face_model(str(target_path()))
+    engines: list[Any] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+
+        def bar(description: str, total: int) -> Callable[[], None]:
+            return partial(progress.advance, progress.add_task(description, total=total))
+
+        started = bar("starting three engines", len(WAYS))
+        try:
+            for way in WAYS:
+                engines.append(start(way))
+                started()
+            answers: list[Run] = []
+            for way, llm in zip(WAYS, engines):
+                answers.append(decode(llm, prompts, 8, 1, bar(f"answers: {way.label}", num_prompts)))
+            # Interleaved, so that a change in the machine's load meets every way.
+            advance = bar("timing", NUM_ROUNDS * len(WAYS) * (PROMPTS_ALONE + PROMPTS_AT_8))
+            timed: dict[int, list[list[Run]]] = {1: [[] for _ in WAYS], 8: [[] for _ in WAYS]}
+            for round_number in range(NUM_ROUNDS):
+                for concurrency, count in ((1, PROMPTS_ALONE), (8, PROMPTS_AT_8)):
+                    chosen = [prompts[(round_number * count + i) % num_prompts] for i in range(count)]
+                    for i, llm in enumerate(engines):
+                        timed[concurrency][i].append(decode(llm, chosen, concurrency, 2 + round_number, advance))
+        finally:
+            for llm in engines:
+                stop(llm)
+        judged = bar("likelihood and execution", len(WAYS))
+        prompt_ids = [tokenizer(prompt).input_ids for prompt in prompts]
+        figures = []
+        for i, way in enumerate(WAYS):
+            decoded = answers[i].decoded
+            perplexity = perplexity_under(target, prompt_ids, [d.tokens for d in decoded])
+            figures.append(measure(way, examples, decoded, timed[1][i], timed[8][i], perplexity))
+            judged()
+    print_table(console, figures)
+    print_answers(console, tokenizer, examples[:NUM_SHOWN], [run.decoded[:NUM_SHOWN] for run in answers])
+    if json_path is not None:
+        json_path.write_text(json.dumps([row.as_json() for row in figures], indent=1) + "\n")

@@ -1,0 +1,87 @@
+"""The three ways that the demo compares, as vLLM engines on the bundled pair."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_mtad.config.options import MTADOptions
+from vllm_mtad.pair import draft_path, target_path
+
+OPTIONS = MTADOptions()
+ENGINE: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,  # compiling would take longer than the demo
+    "max_model_len": 256,
+    "max_num_seqs": 8,
+    "block_size": 32,
+    "enable_prefix_caching": False,  # a prompt that ran once must not be faster the next time
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    method: str
+    label: str
+    speculative_config: dict[str, Any] | None
+    on_cpu: dict[str, Any]
+    """More engine options on a CPU."""
+
+    @property
+    def num_speculative_tokens(self) -> int:
+        return self.speculative_config["num_speculative_tokens"] if self.speculative_config else 0
+
+
+WAYS = (
+    Way("target", "target alone", None, {}),
+    Way(
+        "draft_model",
+        "vLLM draft_model",
+        {
+            "method": "draft_model",
+            "model": str(draft_path()),
+            "num_speculative_tokens": OPTIONS.num_speculative_tokens,
+            "draft_sample_method": "probabilistic",
+        },
+        {"worker_cls": "vllm_mtad.demo.corrected_worker.CorrectedCPUWorker"},
+    ),
+    Way(
+        "mtad",
+        "MTAD",
+        {
+            "method": "mtad",
+            "model": str(draft_path()),
+            "num_speculative_tokens": OPTIONS.num_speculative_tokens,
+            "beam_width": OPTIONS.beam_width,
+            "acceptance_threshold": OPTIONS.acceptance_threshold,
+        },
+        {},
+    ),
+)
+
+
+def quiet_vllm() -> None:
+    """Only warnings, here and in the engine processes. To be called before vLLM is imported."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def start(way: Way) -> Any:
+    """An `LLM` for `way`."""
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    options = ENGINE | (way.on_cpu if current_platform.is_cpu() else {})
+    return LLM(str(target_path()), speculative_config=way.speculative_config, **options)
+
+
+def stop(llm: Any) -> None:
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    gc.collect()
