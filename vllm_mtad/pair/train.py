@@ -2,9 +2,11 @@
 
     python -m vllm_mtad.pair.tokenizer OUT/tokenizer
     python -m vllm_mtad.pair.train target --tokenizer OUT/tokenizer --out OUT/target
+    python -m vllm_mtad.pair.train target --tokenizer OUT/tokenizer --out OUT/target --cycle 1
     python -m vllm_mtad.pair.train draft  --tokenizer OUT/tokenizer --out OUT/draft
 
-Every batch is fresh: no example is seen twice. Muon drives the matrices of the layers, AdamW the embeddings,
+A cycle after the first starts from the weights that the one before saved, with other examples and a fresh
+optimizer. Every batch is fresh: no example is seen twice. Muon drives the matrices of the layers, AdamW the embeddings,
 the head and the norms; the rate warms up, stays, and falls linearly to zero over the second half.
 """
 
@@ -39,7 +41,8 @@ class Recipe:
     num_kv_heads: int
     intermediate_size: int
     tied: bool
-    num_steps: int
+    cycles: tuple[int, ...]
+    """Steps of each annealing cycle."""
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     batch_tokens: int = 4096
@@ -67,15 +70,15 @@ class Recipe:
 
 
 RECIPES = {
-    "target": Recipe(256, 8, 4, 2, 704, tied=False, num_steps=5000),
-    "draft": Recipe(160, 2, 5, 1, 448, tied=True, num_steps=6000, adam_lr=4e-3),
+    "target": Recipe(256, 8, 4, 2, 704, tied=False, cycles=(5000, 3000)),
+    "draft": Recipe(160, 2, 5, 1, 448, tied=True, cycles=(2500,), adam_lr=4e-3),
 }
 
 
-def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: Tokenizer, recipe: Recipe, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (token ids [rows, length], loss weights [rows, length]) of at most `batch_tokens` each."""
-    stream = training_examples(recipe.seed)
-    shuffle = torch.Generator().manual_seed(recipe.seed)
+    stream = training_examples(seed)
+    shuffle = torch.Generator().manual_seed(seed)
     while True:
         examples = list(islice(stream, CHUNK))
         prompts = [e.ids for e in tokenizer.encode_batch([e.prompt for e in examples])]
@@ -124,22 +127,28 @@ def rate(step: int, num_steps: int) -> float:
     return min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
 
 
-def train(recipe: Recipe, tokenizer: Tokenizer, folder: Path, log_path: Path, device: str, compile: bool) -> None:
-    torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(recipe.config()).to(device)
+def train(recipe: Recipe, cycle: int, tokenizer: Tokenizer, folder: Path, device: str, compile: bool) -> None:
+    """Run one cycle; write the model and the log of its losses to `folder`."""
+    num_steps, seed = recipe.cycles[cycle], recipe.seed + cycle
+    torch.manual_seed(seed)
+    if cycle == 0:
+        model = LlamaForCausalLM(recipe.config())
+    else:
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.to(device)
     in_layers = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in name)]
     optimizers = [
         torch.optim.Muon(in_layers, lr=recipe.muon_lr, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: rate(s, recipe.num_steps)) for o in optimizers]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: rate(s, num_steps)) for o in optimizers]
     body = torch.compile(model.model, dynamic=True) if compile else model.model
     parameters = sum(p.numel() for p in model.parameters())
     start, seen, sums = time.time(), 0, torch.zeros(2)
-    with log_path.open("w") as log:
-        log.write(json.dumps({"parameters": parameters, "recipe": vars(recipe)}) + "\n")
-        for step, (ids, weights) in enumerate(islice(batches(tokenizer, recipe), recipe.num_steps), start=1):
+    with (folder / f"training.{cycle}.jsonl").open("w") as log:
+        log.write(json.dumps({"parameters": parameters, "recipe": vars(recipe), "cycle": cycle}) + "\n")
+        for step, (ids, weights) in enumerate(islice(batches(tokenizer, recipe, seed), num_steps), start=1):
             ids, weights = ids.to(device), weights.to(device)
             with torch.autocast(device, dtype=torch.bfloat16):
                 hidden = body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
@@ -174,20 +183,18 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="instead of the recipe's number")
+    parser.add_argument("--cycle", type=int, default=0, help="which of the recipe's annealing cycles")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = RECIPES[args.name]
-    if args.steps:
-        recipe = Recipe(**(vars(recipe) | {"num_steps": args.steps}))
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     tokenizer.save_pretrained(args.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(recipe, tokenizer.backend_tokenizer, args.out, args.out / "training.jsonl", device, args.compile)
+    train(recipe, args.cycle, tokenizer.backend_tokenizer, args.out, device, args.compile)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""`vllm serve` with the bare shorthand on the bundled pair, asked by the openai client."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+
+from vllm_mtad.pair import target_path
+from vllm_mtad.pair.minisql.task import evaluation_examples, is_correct
+
+START_LIMIT = 180
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The base URL of a server that was started as the README shows."""
+    port, log = free_port(), tmp_path_factory.mktemp("serve") / "log"
+    vllm = shutil.which("vllm", path=str(Path(sys.executable).parent))
+    assert vllm is not None, "the vllm command is not installed beside this Python"
+    command = [vllm, "serve", str(target_path()), "--speculative-config", "mtad", "--port", str(port)]
+    options = "--max-model-len 256 --max-num-seqs 8 --enforce-eager --block-size 32 --served-model-name sql".split()
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, *options], stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"VLLM_LOGGING_LEVEL": "INFO"}
+        )
+        try:
+            wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def wait_until_healthy(process, url: str, log) -> None:
+    for _ in range(START_LIMIT):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            urllib.request.urlopen(url, timeout=1)
+        except OSError:
+            time.sleep(1)
+        else:
+            return
+    raise TimeoutError(log.read_text()[-3000:])
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return evaluation_examples("held_out", 12)
+
+
+def test_answers_greedily_and_right(client, examples):
+    answers = client.completions.create(model="sql", prompt=[e.prompt for e in examples], temperature=0, max_tokens=72)
+    texts = [choice.text for choice in answers.choices]
+    assert sum(is_correct(e, t) for e, t in zip(examples, texts)) > len(examples) / 2
+    assert {choice.finish_reason for choice in answers.choices} == {"stop"}
+
+
+def test_streams_the_same_text_in_pieces(client, examples):
+    given = {"model": "sql", "prompt": examples[0].prompt, "temperature": 0.8, "seed": 11, "max_tokens": 72}
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(**given, stream=True)]
+    assert len(pieces) > 2
+    assert "".join(pieces) == client.completions.create(**given).choices[0].text
+
+
+def test_min_p_passes_and_logit_bias_is_refused(client, examples):
+    given = {"model": "sql", "prompt": examples[0].prompt, "max_tokens": 8}
+    assert client.completions.create(**given, extra_body={"min_p": 0.1}).choices[0].text
+    with pytest.raises(openai.BadRequestError, match="logit_bias"):
+        client.completions.create(**given, logit_bias={"5": 1})
+
+
+def test_structured_output_holds(client, examples):
+    answer = client.completions.create(
+        model="sql",
+        prompt=examples[0].prompt,
+        max_tokens=40,
+        extra_body={"structured_outputs": {"regex": " SELECT [a-z_]{3,12} FROM [a-z]{3,9};"}},
+    )
+    assert re.fullmatch(r" SELECT [a-z_]{3,12} FROM [a-z]{3,9};", answer.choices[0].text)
+
+
+def test_metrics_show_the_speculative_counters(server, client, examples):
+    client.completions.create(model="sql", prompt=examples[1].prompt, max_tokens=40, temperature=1.0)
+    text = urllib.request.urlopen(f"{server}/metrics", timeout=10).read().decode()
+    for name in ("num_drafts", "num_draft_tokens", "num_accepted_tokens"):
+        value = re.search(rf"^vllm:spec_decode_{name}_total\{{.*\}} ([0-9.e+]+)$", text, re.MULTILINE)
+        assert value, name
+        assert float(value[1]) > 0
