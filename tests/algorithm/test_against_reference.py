@@ -6,7 +6,7 @@ import torch
 from tests.small_pair import VOCAB_SIZE, build_draft, build_target, random_prompts
 from vllm_mtad.algorithm.acceptance import accepted_length, draw_token
 from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
-from vllm_mtad.algorithm.noise import draft_keys
+from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings
 from vllm_mtad.algorithm.warp import WarpParameters, warp
 
@@ -49,7 +49,7 @@ def decode(target, draft, prompt, max_tokens, settings, seed=None):
         for depth in range(s.num_speculative_tokens):
             sequences = [text + beam for beam in beams.tokens[0].tolist()]
             q = warp(rows(draft, sequences)[:, -1], parameters.rows(all_rows[: len(sequences)]))
-            keys = draft_keys(torch.tensor([seed or 0]), torch.tensor([len(text)]), depth)
+            keys = draft_keys(root_keys(torch.tensor([seed or 0]), torch.tensor([len(text)])), depth)
             beams = beam_step(beams, q, s.beam_width, DrawNoise(keys, VOCAB_SIZE) if drawn else None)
         tokens, log_q = choose_draft(beams)
         logits = rows(target, [text + tokens[0].tolist()])[0, len(text) - 1 :]
@@ -90,6 +90,13 @@ def test_lossless_greedy_equals_the_target_alone(models):
 
 
 WARPS = [{}, {"temperature": 0.6}, {"top_k": 10, "top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1, "top_p": 0.7}]
+
+
+@pytest.mark.parametrize("greedy", ["lossless", "joint"])
+def test_a_draft_that_is_the_target_is_always_accepted_greedily(models, greedy):
+    settings = ReferenceSettings(4, 4, greedy=greedy, temperature=0.0)
+    _, accepted = decode(models[0], models[0], random_prompts([9])[0], 20, settings)
+    assert accepted == [4] * len(accepted)
 
 
 @pytest.mark.parametrize("warp_values", WARPS, ids=str)

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
-from vllm_mtad.algorithm.noise import draft_keys, log_exponential
+from vllm_mtad.algorithm.noise import draft_keys, log_exponential, root_keys
 from vllm_mtad.algorithm.warp import WarpedRows
 
 
 def keys(num_reqs, seed=0, depth=0):
     seeds = torch.arange(num_reqs) * 1_000_003 + seed
-    return draft_keys(seeds, torch.full((num_reqs,), 17), depth)
+    return draft_keys(root_keys(seeds, torch.full((num_reqs,), 17)), depth)
 
 
 def inclusion_probabilities(weights, count):
@@ -49,6 +49,16 @@ def test_draw_has_the_inclusion_frequencies_of_sampling_without_replacement(with
         wanted = [[8, 2, 5], [2, 8, 5]][beam][column] if with_ids else column
         seen = ((step.parents == beam) & (token == wanted)).any(1).float().mean().item()
         assert abs(seen - expected) < 4 * (expected * (1 - expected) / draws) ** 0.5 + 1e-9
+
+
+def test_slots_do_not_depend_on_how_many_candidates_a_row_holds():
+    """A beam's slot enters the noise of its children: a wider row must not deal the same beams differently."""
+    draws, log_q = 300, torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    narrow = WarpedRows(log_q.repeat(draws, 1), torch.tensor([7, 30, 2, 55]).repeat(draws, 1))
+    wide = WarpedRows(torch.full((draws, 64), -torch.inf).scatter_(1, narrow.token_ids, narrow.log_probs))
+    root, noise = Beams.root(draws, log_q.device), DrawNoise(keys(draws), 64)
+    steps = [beam_step(root, rows, 3, noise) for rows in (narrow, wide)]
+    assert torch.equal(steps[0].tokens, steps[1].tokens)
 
 
 def test_the_drawn_pairs_are_distinct():
@@ -119,12 +129,11 @@ def test_searched_and_drawn_requests_share_a_batch():
 
 
 def test_noise_depends_on_seed_position_depth_beam_and_token_only():
-    base = draft_keys(torch.tensor([5]), torch.tensor([10]), 2)
-    others = [
-        draft_keys(torch.tensor([6]), torch.tensor([10]), 2),
-        draft_keys(torch.tensor([5]), torch.tensor([11]), 2),
-        draft_keys(torch.tensor([5]), torch.tensor([10]), 3),
-    ]
+    def key(seed, position, depth):
+        return draft_keys(root_keys(torch.tensor([seed]), torch.tensor([position])), depth)
+
+    base = key(5, 10, 2)
+    others = [key(6, 10, 2), key(5, 11, 2), key(5, 10, 3)]
     counters = torch.arange(8)[None]
     noise = log_exponential(base, counters)
     assert len(set(noise[0].tolist())) == 8

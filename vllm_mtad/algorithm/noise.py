@@ -27,9 +27,14 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def draft_keys(seeds: torch.Tensor, root_positions: torch.Tensor, depth: int) -> torch.Tensor:
-    """`[num_reqs]` int64 keys: the part of the noise that all candidates of a request share."""
-    return _mix(_mix(_mix(seeds + _GOLDEN) + root_positions) + depth)
+def root_keys(seeds: torch.Tensor, root_positions: torch.Tensor) -> torch.Tensor:
+    """`[num_reqs]` int64 keys of one drafting round."""
+    return _mix(_mix(seeds + _GOLDEN) + root_positions)
+
+
+def draft_keys(roots: torch.Tensor, depth: int) -> torch.Tensor:
+    """`[num_reqs]` int64 keys of one beam step: the part of the noise that all candidates of a request share."""
+    return _mix(roots + depth)
 
 
 def log_exponential(keys: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:

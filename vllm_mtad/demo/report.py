@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,9 +26,9 @@ NOTES = (
 
 
 def print_table(console: Console, figures: list[Figures]) -> None:
-    table = Table(title=f"{figures[0].num_prompts} held-out questions, three ways")
-    for name in ("way", "tokens/call", "acceptance", "SQL correct", "ppl", "tok/s at 1", "tok/s at 8"):
-        table.add_column(name, justify="left" if name == "way" else "right")
+    table = Table(title=f"{figures[0].num_prompts} held-out questions, three ways", box=SIMPLE_HEAD)
+    for name in ("way", "tokens/call", "accepted", "SQL correct", "ppl", "tok/s at 1", "tok/s at 8"):
+        table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
     base = figures[0]
     for way, row in zip(WAYS, figures):
         table.add_row(

@@ -17,6 +17,8 @@ NUM_ROUNDS = 3
 PROMPTS_ALONE, PROMPTS_AT_8 = 16, 48
 """Prompts of a timed round, with one request in flight and with eight."""
 NUM_SHOWN = 4
+PLAIN_WIDTH = 110
+"""Columns when the output is not a terminal."""
 
 
 def run_demo(num_prompts: int, json_path: Path | None) -> None:
@@ -32,6 +34,8 @@ def run_demo(num_prompts: int, json_path: Path | None) -> None:
     from vllm_mtad.pair.minisql.task import evaluation_examples
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     examples = evaluation_examples("held_out", num_prompts)
     prompts = [example.prompt for example in examples]
     tokenizer, target = AutoTokenizer.from_pretrained(target_path()), hugging_face_model(str(target_path()))

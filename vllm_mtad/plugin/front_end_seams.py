@@ -101,8 +101,9 @@ def check_speculative_config(create_speculative_config: Callable, reason: str | 
 
 
 def _asks_for_mtad(engine_args: Any) -> bool:
-    method = engine_args.spec_method or (engine_args.speculative_config or {}).get("method")
-    return method == METHOD
+    given = engine_args.speculative_config
+    method = given.get("method") if isinstance(given, dict) else None
+    return METHOD in (method, engine_args.spec_method)
 
 
 def _one_sentence(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
 from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
-from vllm_mtad.algorithm.noise import draft_keys
+from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.warp import warp
 from vllm_mtad.runners.v1.beam_cache import BeamCache
 from vllm_mtad.runners.v1.handover import DraftHandover
@@ -56,6 +56,11 @@ class MTADProposer(DraftModelProposer):
             super().initialize_attn_backend(kv_cache_config, kernel_block_sizes)
         finally:
             self.vllm_config = real
+        if kernel_block_sizes is not None and kernel_block_sizes[self.kv_cache_gid] != self.block_size:
+            raise ValueError(
+                f"block_size={self.block_size} cannot be combined with speculative method 'mtad': the attention backend"
+                f" splits it, so give its own block size, {kernel_block_sizes[self.kv_cache_gid]}."
+            )
         self._plan = plan
         self._beam_cache: BeamCache | None = None
         self._row_starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
@@ -136,11 +141,10 @@ class MTADProposer(DraftModelProposer):
         width = 1 if table.warp.all_greedy else self.options.beam_width
         num_reqs = len(lengths)
 
+        roots = root_keys(table.seeds[group], lengths - 1) if table.draws_any else None
+
         def noise(depth: int) -> DrawNoise | None:
-            if not table.draws_any:
-                return None
-            keys = draft_keys(table.seeds[group], lengths - 1, depth)
-            return DrawNoise(keys, logits.shape[1], deterministic)
+            return None if roots is None else DrawNoise(draft_keys(roots, depth), logits.shape[1], deterministic)
 
         logits = self.model.compute_logits(hidden[group])
         beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0))

@@ -1,0 +1,81 @@
+"""The demo's parts on made-up values, and the whole of it once, small."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vllm_mtad.demo.corrected_worker import apply_sampling_constraints, expand_batch_to_tokens
+from vllm_mtad.demo.decoding import Decoded, Run
+from vllm_mtad.demo.figures import measure, perplexity_under
+from vllm_mtad.demo.ways import WAYS
+from vllm_mtad.pair.minisql.task import evaluation_examples
+
+
+def test_figures_from_what_each_call_gave():
+    examples = evaluation_examples("held_out", 2)
+    answers = [
+        Decoded("", [[1], [5, 6, 7], [8, 9]], " " + examples[0].gold),
+        Decoded("", [[1], [5, 6, 7, 8, 9]], "nonsense"),
+    ]
+    runs = [Run(answers, seconds) for seconds in (1.0, 2.0, 4.0)]
+    figures = measure(WAYS[2], examples, answers, alone=runs, at_8=runs[:1], perplexity=1.5)
+    assert figures.block_efficiency == pytest.approx(10 / 3)  # the prefill's calls had no draft
+    assert figures.acceptance_rate == pytest.approx((10 / 3 - 1) / 4)
+    assert figures.execution_accuracy == 0.5
+    assert figures.tokens_per_second == 6.0
+    assert figures.tokens_per_second_at_8 == 12.0
+    assert measure(WAYS[0], examples, answers, runs, runs, 1.0).acceptance_rate is None
+
+
+def test_perplexity_is_over_the_answers_tokens():
+    class Half:
+        def __call__(self, input_ids):
+            logits = torch.full((1, input_ids.shape[1], 4), -math.inf)
+            logits[..., 1:3] = 0.0
+            return type("Output", (), {"logits": logits})
+
+    assert perplexity_under(Half(), [[0, 0], [3]], [[1, 2, 1], [2]]) == pytest.approx(2.0)
+
+
+def test_corrected_functions_do_what_vllms_docstrings_say():
+    cumulative = torch.tensor([2, 5, 6], dtype=torch.int32)
+    assert expand_batch_to_tokens(torch.tensor([0.5, 0.0, 2.0]), cumulative, 6, 0, 1).tolist() == [0.5] * 2 + [
+        1
+    ] * 3 + [2]
+    assert expand_batch_to_tokens(torch.tensor([7, 0]), torch.tensor([1, 1]), 1).tolist() == [7]
+    assert apply_sampling_constraints(torch.zeros(0, 8), cumulative, None).shape == (0, 8)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    program = Path(sys.executable).parent / "vllm-mtad"
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=400)
+
+
+def test_pair_prints_two_model_folders():
+    lines = command("pair").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["target", "draft"]
+    for line in lines:
+        assert (Path(line.split()[1]) / "config.json").is_file()
+
+
+def test_the_whole_demo_small(tmp_path):
+    done = command("demo", "--num-prompts", "24", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = {row["method"]: row for row in json.loads((tmp_path / "figures.json").read_text())}
+    assert list(rows) == ["target", "draft_model", "mtad"]
+    for row in rows.values():
+        assert row["num_prompts"] == 24
+        assert 0 < row["execution_accuracy"] <= 1
+        assert row["perplexity"] > 1
+        assert row["tokens_per_second"] > 0
+    assert rows["target"]["block_efficiency"] == 1
+    # Uncorrected, vLLM's sampled draft_model accepts next to nothing on a CPU.
+    assert rows["draft_model"]["acceptance_rate"] > 0.4
+    assert rows["mtad"]["block_efficiency"] > 2.5
+    for text in ("tokens/call", "SQL correct", "bugs of vLLM 0.32.0 are corrected", "⟦"):
+        assert text in done.stdout
