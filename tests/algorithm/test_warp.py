@@ -86,6 +86,26 @@ def test_log_prob_of_ids_without_mass_or_below_zero():
     assert some.log_prob_of(torch.tensor([9, 7]))[0] == torch.tensor(0.5).log()
 
 
+@pytest.mark.parametrize("others", [None, "untruncated", "top-k"])
+def test_a_nucleus_of_a_large_vocabulary_is_a_share_of_all_its_mass(others):
+    """Found in a head of the row that holds more than top_p, but not all, of the mass."""
+    vocab, top_p = 20_000, 0.9
+    logits = torch.randn(2, vocab, generator=torch.Generator().manual_seed(0)) * 2.5
+    p = torch.tensor([top_p, 1.0 if others else top_p])
+    k = torch.tensor([0, 40 if others == "top-k" else 0])
+    rows = warp(logits.clone(), WarpParameters.build(torch.ones(2), vocab, k, p))
+    assert others == "untruncated" or rows.log_probs.shape[1] < vocab
+    expected = apply_top_k_top_p_pytorch(logits.clone(), torch.where(k > 0, k, vocab), p) > -torch.inf
+    assert (rows.log_probs > -torch.inf).sum(1).tolist() == expected.sum(1).tolist()
+
+
+def test_ties_at_the_top_k_cut_do_not_depend_on_the_other_rows():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 1.0, 1.0, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]])
+    alone = warp(logits[:1].clone(), WarpParameters.build(torch.ones(1), 6, torch.tensor([3])))
+    mixed = warp(logits.clone(), WarpParameters.build(torch.ones(2), 6, torch.tensor([3, 0])))
+    assert (alone.log_probs > -torch.inf).sum() == (mixed.log_probs[0] > -torch.inf).sum() == 3
+
+
 def test_nucleus_is_found_past_the_first_look():
     """A flat row needs more candidates than the first selection holds."""
     vocab = 2000

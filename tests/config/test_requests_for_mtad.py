@@ -149,6 +149,23 @@ def test_a_draft_path_that_is_not_there(small_pair, path):
     assert "is not there" in message
 
 
+@pytest.mark.parametrize("name", ["no-such/model", "an-empty-folder"])
+def test_a_draft_that_cannot_be_loaded_is_named(small_pair, tmp_path, name):
+    path = name if "/" in name else str(tmp_path)
+    message = refusal(small_pair[0], {"method": "mtad", "model": path})
+    assert path in message
+    assert "cannot be used" in message
+
+
+def test_a_target_with_another_kind_of_kv_cache_is_refused(small_pair, tmp_path):
+    config = MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=32, architectures=["MistralForCausalLM"])
+    config.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    message = refusal(str(tmp_path), {"method": "mtad", "model": small_pair[1]})
+    assert "The target" in message
+    assert "sliding-window attention" in message
+
+
 def test_another_vocabulary(small_pair, tmp_path):
     save_llama(tmp_path, VOCAB_SIZE, swap=True)
     assert "another vocabulary" in refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
@@ -175,6 +192,12 @@ def test_vllms_own_draft_fields_keep_their_meaning(small_pair):
     [
         ({"max_num_batched_tokens": 130, "max_num_seqs": 2}, "beam_width=200"),
         ({"enable_lora": True}, "enable_lora"),
+        ({"logits_processors": ["some.module:Processor"]}, "logits_processors"),
+        ({"logprobs_mode": "processed_logits"}, "processed_logits"),
+        ({"max_model_len": 4}, "num_speculative_tokens=4"),
+        ({"async_scheduling": True}, "sync scheduling"),
+        ({"data_parallel_size": 2}, "data_parallel_size=2"),
+        ({"max_model_len": -1}, "max_model_len='auto'"),
         ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline_parallel_size=2"),
     ],
 )

@@ -63,7 +63,19 @@ def test_runs_into_max_model_len_without_disturbing_the_others(models, small_pai
     settings = ReferenceSettings(4, 4, greedy="joint", temperature=0.0)
     expected = [reference(models, settings, prompt, max_model_len=limit) for prompt in prompts]
     assert [len(e.tokens) for e in expected] == [6, 24, 24, 15, 24]
+    assert expected[0].accepted[-1] < 4, "no draft was cut short by the limit"
     with engine(*small_pair, {"greedy": "joint"}, max_model_len=limit) as llm:
+        assert_equal_but_for_near_ties(generate_tokens(llm, prompts, GREEDY), expected)
+
+
+def test_a_draft_with_a_smaller_window_drafts_up_to_it_only(models, small_pair):
+    """One request starts past the window, one crosses it, one stays inside."""
+    window = 48
+    prompts = random_prompts([60, 38, 9], seed=8)
+    settings = ReferenceSettings(4, 4, greedy="joint", temperature=0.0)
+    expected = [reference(models, settings, prompt, draft_max_model_len=window) for prompt in prompts]
+    assert [sum(e.accepted) > 0 for e in expected] == [False, True, True]
+    with engine(*small_pair, {"greedy": "joint", "max_model_len": window}) as llm:
         assert_equal_but_for_near_ties(generate_tokens(llm, prompts, GREEDY), expected)
 
 

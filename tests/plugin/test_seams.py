@@ -153,6 +153,22 @@ def test_the_samplers_forward_has_the_parents_parameters():
     )
 
 
+@pytest.mark.parametrize("name", ["logit_bias", "logprob_token_ids"])
+def test_sampling_parameters_that_are_refused_with_mtad_only(name):
+    from types import SimpleNamespace
+
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    params = SamplingParams(min_p=0.1)
+    params._validate_spec_decode(SimpleNamespace(method="mtad"))
+    with pytest.raises(VLLMValidationError, match="min_p"):
+        params._validate_spec_decode(SimpleNamespace(method="draft_model"))
+    setattr(params, name, {5: 1.0} if name == "logit_bias" else [5])
+    with pytest.raises(VLLMValidationError, match=name):
+        params._validate_spec_decode(SimpleNamespace(method="mtad"))
+
+
 def run_python(code: str) -> str:
     """Output of `code` in a fresh interpreter, so that its imports and patches are its own."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
@@ -188,6 +204,19 @@ def test_an_unsupported_vllm_refuses_mtad_by_name(small_pair, asked):
     message = run_python(code)
     assert "'mtad' is not available" in message
     assert "0.99.0" in message
+
+
+def test_a_seam_that_no_longer_exists_harms_nobody():
+    """A vLLM that renamed a patched name still imports, with the plugin installed."""
+    code = (
+        "import vllm.plugins; vllm.plugins.plugins_loaded = True\n"
+        "from dataclasses import replace; from vllm_mtad.plugin import seams\n"
+        "seams.SEAMS = tuple(replace(s, name=s.name + '_renamed') for s in seams.SEAMS)\n"
+        "from vllm_mtad.plugin.registration import register; register()\n"
+        "from vllm.engine.arg_utils import EngineArgs; import vllm.v1.worker.gpu_model_runner\n"
+        "print('imported')\n"
+    )
+    assert run_python(code) == "imported"
 
 
 def test_an_unsupported_vllm_is_otherwise_as_if_the_plugin_were_not_there(small_pair):

@@ -72,6 +72,7 @@ def test_each_beam_reads_its_own_history(layout, lengths):
 
 def test_layers_in_one_buffer_become_one_view():
     assert len(_as_one(kv_caches(4, "layers outermost"))) == 1
+    assert len(_as_one(kv_caches(4, "layers outermost")[::-1])) == 1
     assert len(_as_one(kv_caches(4, "separate"))) == NUM_LAYERS
 
 

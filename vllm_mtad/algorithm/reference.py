@@ -72,6 +72,7 @@ class ReferenceDecoder:
         max_tokens: int,
         eos_token_id: int | None = None,
         max_model_len: int | None = None,
+        draft_max_model_len: int | None = None,
         extra_token_only_at: frozenset[int] = frozenset({0}),
     ) -> ReferenceOutput:
         """The first token comes from the prefill and has no draft, as in an engine (length 0 is in the set)."""
@@ -82,6 +83,8 @@ class ReferenceDecoder:
             length = 0 if len(out.tokens) in extra_token_only_at else self.settings.num_speculative_tokens
             if max_model_len is not None:  # the engine schedules no draft token past the last position
                 length = max(0, min(length, max_model_len - 1 - len(text)))
+            if draft_max_model_len is not None:  # the draft model sees at most so many tokens
+                length = max(0, min(length, draft_max_model_len - len(text) + 1))
             new = self._iterate(text, length, out)
             for token in new:
                 out.tokens.append(token)

@@ -147,16 +147,26 @@ def _truncate(scaled: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
     if parameters.top_k is not None:
         values = values.masked_fill(columns >= parameters.top_k[:, None], -torch.inf)
     if parameters.top_p is not None:
-        # The smallest head whose mass reaches top_p: a column stays while the mass before it is below. A row
-        # without top_p keeps all of it: rounding must not let its mass reach 1 early.
-        probs = values.softmax(1)
+        # The smallest head whose share of the remaining mass reaches top_p: a column stays while the mass before
+        # it is below. A row without top_p keeps all: rounding must not let its mass reach 1 early.
+        probs = (values - _log_mass(scaled, values, parameters)[:, None]).exp()
         cut = (probs.cumsum(1) - probs >= parameters.top_p[:, None]) & (parameters.top_p < 1)[:, None]
         values = values.masked_fill(cut & (columns > 0), -torch.inf)
     if parameters.truncates_all:
         return WarpedRows(values.log_softmax(1), ids)
-    cutoff = values.masked_fill(values == -torch.inf, torch.inf).amin(1)
-    cutoff.masked_fill_(~_is_truncated(parameters, scaled.shape[1]), -torch.inf)
-    return WarpedRows(scaled.masked_fill(scaled < cutoff[:, None], -torch.inf).log_softmax(1))
+    dense = torch.full_like(scaled, -torch.inf).scatter_(1, ids, values)
+    truncated = _is_truncated(parameters, scaled.shape[1])[:, None]
+    return WarpedRows(torch.where(truncated, dense, scaled).log_softmax(1))
+
+
+def _log_mass(scaled: torch.Tensor, values: torch.Tensor, parameters: WarpParameters) -> torch.Tensor:
+    """`[rows]` logarithm of the mass that top-p is a share of: after top-k where a row has one, else of the row."""
+    if parameters.top_k is None:
+        return scaled.logsumexp(1)
+    after_top_k = values.logsumexp(1)
+    if parameters.top_k_bounds_all:
+        return after_top_k
+    return torch.where(parameters.top_k < scaled.shape[1], after_top_k, scaled.logsumexp(1))
 
 
 def _is_truncated(parameters: WarpParameters, vocab_size: int) -> torch.Tensor:

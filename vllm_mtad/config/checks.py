@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm.mtad")
 
+RECURRENT, MLA = "recurrent or hybrid layers", "multi-head latent attention (MLA)"
+SLIDING = "sliding-window attention"
+
 # Field of SpeculativeConfig -> (the value that mtad works with, why another does not).
 _FIXED_FIELDS: dict[str, tuple[Any, str]] = {
     "use_heterogeneous_vocab": (False, "the joint ratio compares both models on the same tokens"),
@@ -44,7 +47,7 @@ def check_combinable_fields(config: MTADSpeculativeConfig) -> None:
 def check_draft_path(model: str) -> None:
     """A draft that is named as a folder must be one; anything else is left to the hub."""
     named_as_path = model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
-    if named_as_path and not Path(model).expanduser().is_dir():
+    if named_as_path and "://" not in model and not Path(model).is_dir():
         raise ValueError(f"speculative_config.model={model!r} is not there: give a model folder or a hub id.")
 
 
@@ -55,6 +58,8 @@ def check_draft_model(config: MTADSpeculativeConfig) -> None:
             f"speculative_config.model={config.model!r} uses {feature}: mtad needs a draft with full causal softmax"
             " attention in every layer."
         )
+    if draft.is_multimodal_model or draft.uses_mrope:
+        raise ValueError(f"speculative_config.model={config.model!r} is a multimodal model: mtad needs a text draft.")
     same_tokens = _same_tokenizer(target, draft)
     sizes = f"{target.get_vocab_size()} (target) and {draft.get_vocab_size()} (draft)"
     if same_tokens is False or (same_tokens is None and target.get_vocab_size() != draft.get_vocab_size()):
@@ -69,17 +74,23 @@ def check_draft_model(config: MTADSpeculativeConfig) -> None:
         )
 
 
+def _several_kv_cache_groups(target: ModelConfig) -> str | None:
+    """The name of what gives a target other KV than full attention has, or None."""
+    feature = unsupported_attention(target)
+    return feature if feature in (RECURRENT, SLIDING, MLA) else None
+
+
 def unsupported_attention(model: ModelConfig) -> str | None:
     """The name of what makes a draft's attention other than full causal softmax, or None."""
     text = model.hf_text_config
     layer_types = set(getattr(text, "layer_types", None) or ())
     if model.is_attention_free or model.is_hybrid or "linear_attention" in layer_types:
-        return "recurrent or hybrid layers"
+        return RECURRENT
     if model.use_mla:
-        return "multi-head latent attention (MLA)"
+        return MLA
     sliding = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
     if "sliding_attention" in layer_types or "chunked_attention" in layer_types or (sliding and not layer_types):
-        return "sliding-window attention"
+        return SLIDING
     if getattr(text, "attn_logit_softcapping", None):
         return "an attention logit soft-cap"
     if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt", "baichuan"):
@@ -124,17 +135,30 @@ def check_engine(config: VllmConfig) -> None:
             f"speculative_config.beam_width={beam_width} is larger than"
             f" max_num_batched_tokens={scheduler.max_num_batched_tokens}: a request's beams must fit in one step."
         )
+    window = min(config.model_config.max_model_len, speculative.draft_model_config.max_model_len)
+    if speculative.num_speculative_tokens >= window:
+        raise ValueError(
+            f"speculative_config.num_speculative_tokens={speculative.num_speculative_tokens} does not fit in the"
+            f" models' length of {window} tokens: give less than that."
+        )
+    if feature := _several_kv_cache_groups(config.model_config):
+        raise ValueError(
+            f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
+            " 'mtad': its KV cache and the draft's would be of several kinds."
+        )
+    model, context_parallel = config.model_config, parallel.decode_context_parallel_size
     refused = (
         (parallel.pipeline_parallel_size > 1, f"pipeline_parallel_size={parallel.pipeline_parallel_size}", "1"),
         (parallel.data_parallel_size > 1, f"data_parallel_size={parallel.data_parallel_size}", "1"),
-        (
-            parallel.decode_context_parallel_size > 1,
-            f"decode_context_parallel_size={parallel.decode_context_parallel_size}",
-            "1",
-        ),
+        (context_parallel > 1, f"decode_context_parallel_size={context_parallel}", "1"),
+        (parallel.enable_eplb, "enable_eplb=True", "False"),
         (config.lora_config is not None, "enable_lora=True", "False"),
         (config.kv_transfer_config is not None, "kv_transfer_config", "none"),
-        (bool(config.model_config.is_multimodal_model), "a multimodal target", "a text model"),
+        (model.is_multimodal_model, "a multimodal target", "a text model"),
+        (model.runner_type != "generate", f"runner={model.runner_type!r}", "'generate'"),
+        (bool(model.logits_processors), "logits_processors", "none (vLLM applies them to no draft token)"),
+        (model.logprobs_mode == "processed_logits", "logprobs_mode='processed_logits'", "the other modes"),
+        (model.original_max_model_len == -1, "max_model_len='auto'", "a number (auto would leave no scratch)"),
     )
     for is_set, what, accepted in refused:
         if is_set:

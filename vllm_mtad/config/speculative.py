@@ -18,6 +18,7 @@ from vllm_mtad.algorithm.acceptance import AcceptanceMode
 from vllm_mtad.config import checks
 from vllm_mtad.config.draft_table import find_draft
 from vllm_mtad.config.options import METHOD, OWN_FIELDS, DraftSampling, GreedyMode, MTADOptions
+from vllm_mtad.config.sentences import one_sentence
 
 MTADMethod = Literal[SpeculativeMethod, "mtad"]  # type: ignore[valid-type]  # vLLM is not type-checked here
 
@@ -62,7 +63,12 @@ class MTADSpeculativeConfig(SpeculativeConfig):
             self.model = find_draft(self.target_model_config)
         checks.check_draft_path(self.model)
         with self._as_draft_model():
-            SpeculativeConfig.__post_init__(self)
+            try:
+                SpeculativeConfig.__post_init__(self)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"speculative_config with model={self.model!r} cannot be used: {one_sentence(error)}"
+                ) from error
             detected = self.method
         if detected != "draft_model":
             raise ValueError(

@@ -72,12 +72,12 @@ def quiet_vllm() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def start(way: Way) -> Any:
-    """An `LLM` for `way`."""
+def start(way: Way, **more: Any) -> Any:
+    """An `LLM` for `way`; `more` are engine options that win over the demo's."""
     from vllm import LLM
     from vllm.platforms import current_platform
 
-    options = ENGINE | (way.on_cpu if current_platform.is_cpu() else {})
+    options = ENGINE | (way.on_cpu if current_platform.is_cpu() else {}) | more
     return LLM(str(target_path()), speculative_config=way.speculative_config, **options)
 
 

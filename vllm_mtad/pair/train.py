@@ -7,7 +7,7 @@
 
 A cycle after the first starts from the weights that the one before saved, with other examples and a fresh
 optimizer. Every batch is fresh: no example is seen twice. Muon drives the matrices of the layers, AdamW the embeddings,
-the head and the norms; the rate warms up, stays, and falls linearly to zero over the second half.
+the head and the norms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -34,6 +34,20 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """The learning rate warms up over 20 steps, stays for `flat`, and falls linearly to zero."""
+
+    num_steps: int
+    peak: float = 1.0
+    """Share of the recipe's learning rates."""
+    flat: float = 0.5
+    """Share of the steps before the rate falls."""
+
+    def rate(self, step: int) -> float:
+        return self.peak * min(1.0, (step + 1) / 20, (1 - step / self.num_steps) / (1 - self.flat))
+
+
+@dataclass(frozen=True)
 class Recipe:
     hidden_size: int
     num_layers: int
@@ -41,8 +55,7 @@ class Recipe:
     num_kv_heads: int
     intermediate_size: int
     tied: bool
-    cycles: tuple[int, ...]
-    """Steps of each annealing cycle."""
+    cycles: tuple[Cycle, ...]
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     batch_tokens: int = 4096
@@ -70,8 +83,8 @@ class Recipe:
 
 
 RECIPES = {
-    "target": Recipe(256, 8, 4, 2, 704, tied=False, cycles=(5000, 3000)),
-    "draft": Recipe(160, 2, 5, 1, 448, tied=True, cycles=(2500,), adam_lr=4e-3),
+    "target": Recipe(256, 8, 4, 2, 704, tied=False, cycles=(Cycle(5000), Cycle(2400, peak=0.35, flat=0.0))),
+    "draft": Recipe(160, 2, 5, 1, 448, tied=True, cycles=(Cycle(1200),), adam_lr=4e-3),
 }
 
 
@@ -122,14 +135,9 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def rate(step: int, num_steps: int) -> float:
-    """Share of the peak learning rate: warm up over 20 steps, flat, linear to zero over the second half."""
-    return min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
-
-
 def train(recipe: Recipe, cycle: int, tokenizer: Tokenizer, folder: Path, device: str, compile: bool) -> None:
     """Run one cycle; write the model and the log of its losses to `folder`."""
-    num_steps, seed = recipe.cycles[cycle], recipe.seed + cycle
+    schedule, seed = recipe.cycles[cycle], recipe.seed + cycle
     torch.manual_seed(seed)
     if cycle == 0:
         model = LlamaForCausalLM(recipe.config())
@@ -142,13 +150,13 @@ def train(recipe: Recipe, cycle: int, tokenizer: Tokenizer, folder: Path, device
         torch.optim.Muon(in_layers, lr=recipe.muon_lr, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: rate(s, num_steps)) for o in optimizers]
+    rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate) for optimizer in optimizers]
     body = torch.compile(model.model, dynamic=True) if compile else model.model
     parameters = sum(p.numel() for p in model.parameters())
     start, seen, sums = time.time(), 0, torch.zeros(2)
     with (folder / f"training.{cycle}.jsonl").open("w") as log:
-        log.write(json.dumps({"parameters": parameters, "recipe": vars(recipe), "cycle": cycle}) + "\n")
-        for step, (ids, weights) in enumerate(islice(batches(tokenizer, recipe, seed), num_steps), start=1):
+        log.write(json.dumps({"parameters": parameters, "recipe": asdict(recipe), "cycle": cycle}) + "\n")
+        for step, (ids, weights) in enumerate(islice(batches(tokenizer, recipe, seed), schedule.num_steps), start=1):
             ids, weights = ids.to(device), weights.to(device)
             with torch.autocast(device, dtype=torch.bfloat16):
                 hidden = body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
@@ -160,9 +168,9 @@ def train(recipe: Recipe, cycle: int, tokenizer: Tokenizer, folder: Path, device
             )
             ((losses * kept).sum() / kept.sum()).backward()
             torch.nn.utils.clip_grad_norm_(others, 1.0)
-            for optimizer, schedule in zip(optimizers, schedules):
+            for optimizer, optimizer_rate in zip(optimizers, rates):
                 optimizer.step()
-                schedule.step()
+                optimizer_rate.step()
             model.zero_grad(set_to_none=True)
             seen += ids.numel()
             sums += torch.tensor([losses[kept == 1].mean().item(), losses[kept < 1].mean().item()])

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions
+from vllm_mtad.config.sentences import one_sentence
 
 logger = logging.getLogger("vllm.mtad")
 
@@ -57,11 +58,15 @@ def check_engine_config(create_engine_config: Callable, reason: str | None = Non
             self.speculative_config = {"method": METHOD}
         if reason is not None and _asks_for_mtad(self):
             raise ValueError(reason)
-        config = create_engine_config(self, *args, **kwargs)
-        if _asks_for_mtad(self):
-            from vllm_mtad.config.checks import check_engine
+        if not _asks_for_mtad(self):
+            return create_engine_config(self, *args, **kwargs)
+        try:
+            config = create_engine_config(self, *args, **kwargs)
+        except ValidationError as error:
+            raise ValueError(one_sentence(error)) from None
+        from vllm_mtad.config.checks import check_engine
 
-            check_engine(config)
+        check_engine(config)
         return config
 
     return with_checks
@@ -82,10 +87,7 @@ def check_speculative_config(create_speculative_config: Callable, reason: str | 
         try:
             config = create_speculative_config(self, *args, **kwargs)
         except ValidationError as error:
-            raise ValueError(_one_sentence(error)) from None
-        except OSError as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise ValueError(f"speculative_config.model={given.get('model')!r} cannot be read: {first_line}") from None
+            raise ValueError(one_sentence(error)) from None
         logger.info(
             "MTAD is on: beam_width=%d, num_speculative_tokens=%d, acceptance_threshold=%g, draft %s. It is lossy:"
             " sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
@@ -106,15 +108,6 @@ def _asks_for_mtad(engine_args: Any) -> bool:
     return METHOD in (method, engine_args.spec_method)
 
 
-def _one_sentence(error: ValidationError) -> str:
-    """The first complaint; pydantic would add the whole input."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    name = ".".join(str(part) for part in first["loc"])
-    return f"speculative_config.{name}={first['input']!r} is not accepted: {first['msg']}."
-
-
 def speculative_config_class(original: type) -> type:
     from vllm_mtad.config.speculative import MTADSpeculativeConfig
 
@@ -122,18 +115,18 @@ def speculative_config_class(original: type) -> type:
 
 
 def accept_min_p(validate: Callable) -> Callable:
-    """min-p passes with mtad; logit bias, which the V1 runner cannot apply at every row, does not."""
+    """min-p passes with mtad; what the V1 runner cannot apply at every row does not."""
 
     @functools.wraps(validate)
     def with_min_p(self: Any, speculative_config: Any) -> None:
         if speculative_config is None or speculative_config.method != METHOD:
             return validate(self, speculative_config)
-        if self.logit_bias:
-            from vllm.exceptions import VLLMValidationError
+        for name in ("logit_bias", "logprob_token_ids"):
+            if getattr(self, name):
+                from vllm.exceptions import VLLMValidationError
 
-            raise VLLMValidationError(
-                "The logit_bias sampling parameter is not supported with speculative method 'mtad'.",
-                parameter="logit_bias",
-            )
+                raise VLLMValidationError(
+                    f"The {name} sampling parameter is not supported with speculative method 'mtad'.", parameter=name
+                )
 
     return with_min_p

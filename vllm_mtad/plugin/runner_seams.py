@@ -18,7 +18,7 @@ def choose_proposer(new: Callable) -> Callable:
     from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
     def new_by_method(cls: type, vllm_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cls is DraftModelProposer and _is_mtad(vllm_config.speculative_config):
+        if cls is DraftModelProposer and _is_mtad(getattr(vllm_config, "speculative_config", None)):
             from vllm_mtad.runners.v1.proposer import MTADProposer
 
             cls = MTADProposer

@@ -1,6 +1,6 @@
 """Every place where vLLM is patched, in one table: where, why, and when the patch can go.
 
-Each replacement asks whether mtad was asked for and otherwise does what vLLM does. `tests/test_seams.py` holds
+Each replacement asks whether mtad was asked for and otherwise does what vLLM does. `tests/plugin/test_seams.py` holds
 each seam against the source of the supported vLLM.
 """
 
@@ -124,7 +124,17 @@ SEAMS = (
 
 
 def apply_seam(seam: Seam, reason: str | None, module: Any) -> None:
-    """Put the replacement in place, once. `reason` says why mtad is unavailable, if it is."""
+    """Put the replacement in place, once. `reason` says why mtad is unavailable, if it is.
+
+    An exception here would surface in whoever imports `module`, asked for mtad or not: one is logged instead.
+    """
+    try:
+        _apply(seam, reason, module)
+    except Exception:
+        logger.exception("vllm-mtad could not patch %s.%s; vLLM runs without it.", seam.module, seam.name)
+
+
+def _apply(seam: Seam, reason: str | None, module: Any) -> None:
     owner, _, attribute = seam.name.rpartition(".")
     holder = getattr(module, owner) if owner else module
     original = getattr(holder, attribute)

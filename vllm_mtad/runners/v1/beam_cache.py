@@ -76,6 +76,7 @@ def _as_one(kv_caches: list[torch.Tensor]) -> list[torch.Tensor]:
 
     vLLM keeps all layers in one backing buffer, so a copy is then two launches instead of two a layer.
     """
+    kv_caches = sorted(kv_caches, key=lambda kv: kv.storage_offset())
     first = kv_caches[0]
     offsets = [kv.storage_offset() for kv in kv_caches]
     steps = {b - a for a, b in pairwise(offsets)}

@@ -69,7 +69,7 @@ class MTADProposer(DraftModelProposer):
     def _cache(self, max_blocks: int) -> BeamCache:
         if self._beam_cache is None:  # the KV cache is bound after the attention backend is initialised
             layers = self.compilation_config.static_forward_context
-            kv_caches = [layers[name].kv_cache for name in sorted(self._draft_attn_layer_names)]
+            kv_caches = [layers[name].kv_cache for name in self._draft_attn_layer_names]
             self._beam_cache = BeamCache(self._plan, kv_caches, max_blocks, self.block_size)
         return self._beam_cache
 
@@ -110,8 +110,9 @@ class MTADProposer(DraftModelProposer):
         log_q = torch.full((num_reqs, gamma), torch.inf, device=self.device)
         for group in self._groups(num_reqs):
             tokens[group], log_q[group] = self._draft(group, hidden, lengths, gamma, metadata)
-        # A request past the draft model's window drafts nothing, and costs the others nothing.
-        log_q.masked_fill_((lengths + gamma - 1 > self._draft_limit)[:, None], torch.inf)
+        # Past the draft model's window a request has no q, which costs the others nothing.
+        past_window = lengths[:, None] + torch.arange(gamma, device=self.device) > self._draft_limit
+        log_q.masked_fill_(past_window, torch.inf)
         self._last_draft_probs = log_q
         return tokens
 
@@ -139,14 +140,13 @@ class MTADProposer(DraftModelProposer):
         deterministic = None if deterministic is None else deterministic[group]
         # Lossless rows are one-hot: if there are no others, one beam is all there is.
         width = 1 if table.warp.all_greedy else self.options.beam_width
-        num_reqs = len(lengths)
-
+        num_reqs, logits = len(lengths), self.model.compute_logits(hidden[group])
+        vocab_size = logits.shape[1]
         roots = root_keys(table.seeds[group], lengths - 1) if table.draws_any else None
 
         def noise(depth: int) -> DrawNoise | None:
-            return None if roots is None else DrawNoise(draft_keys(roots, depth), logits.shape[1], deterministic)
+            return None if roots is None else DrawNoise(draft_keys(roots, depth), vocab_size, deterministic)
 
-        logits = self.model.compute_logits(hidden[group])
         beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0))
         if gamma > 1:
             requests_of_rows = torch.arange(num_reqs, device=self.device).repeat_interleave(width)
@@ -177,7 +177,8 @@ class MTADProposer(DraftModelProposer):
         row_metadata = metadata.replace(
             query_start_loc=self._row_starts[: rows + 1],
             query_start_loc_cpu=self._row_starts_cpu[: rows + 1],
-            seq_lens=seq_lens.int(),
+            # A row past the limit drafts what nobody will use; builders size their buffers by the limit.
+            seq_lens=seq_lens.clamp(max=self.max_model_len).int(),
             seq_lens_cpu_upper_bound=None,
             num_reqs=rows,
             num_actual_tokens=rows,
@@ -187,6 +188,8 @@ class MTADProposer(DraftModelProposer):
             slot_mapping=cache.slots(seq_lens - 1),
             positions=self.positions[:rows],
             is_prefilling=None,
+            _num_computed_tokens_cache=None,
+            _token_to_req_indices_cache=None,
         )
         return self._forward(rows, row_metadata, draft_index=depth)[:rows]
 

@@ -6,11 +6,13 @@ Per step: one gather of the target's logits into request order, the processors, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from vllm.v1.outputs import SamplerOutput
+from vllm.v1.sample.logits_processor import LogitsProcessors
+from vllm.v1.sample.logits_processor.builtin import MinTokensLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.rejection_sampler import PLACEHOLDER_TOKEN_ID, RejectionSampler
 from vllm.v1.sample.sampler import Sampler
@@ -59,7 +61,8 @@ class MTADRejectionSampler(RejectionSampler):
 
         Args:
             draft_probs: what `GPUModelRunner._get_spec_decode_draft_probs` handed over (seam); None in vLLM's
-                profiling run, which measures the parent's memory: at least what this class needs.
+                profiling run, which then measures the parent. (This class needs more there: gamma + 1 rows a request,
+                where vLLM profiles two.)
             logits: `[rows, vocab]`, raw logits of each request's n_i + 1 rows.
         """
         if draft_probs is None:
@@ -98,18 +101,26 @@ class MTADRejectionSampler(RejectionSampler):
     def _apply_processors(
         self, metadata: SpecDecodeMetadata, logits: torch.Tensor, sampling_metadata: SamplingMetadata
     ) -> torch.Tensor:
-        """Float32 logits after penalties, masks and biases, each row seeing the draft tokens before it."""
-        bonus = self.sampler.apply_logits_processors(
-            logits[metadata.bonus_logits_indices].float(), sampling_metadata, predict_bonus_token=True
+        """Float32 logits after penalties and masks, each row seeing the draft tokens before it.
+
+        min_tokens is applied to all rows at once: on the last row, vLLM's own would count the committed tokens
+        only, and forbid a stop that plain decoding allows there.
+        """
+        bare = replace(sampling_metadata, logitsprocs=LogitsProcessors())
+        processed = self.sampler.apply_logits_processors(
+            logits[metadata.bonus_logits_indices].float(), bare, predict_bonus_token=True
         )
-        if len(metadata.draft_token_ids) == 0:  # every row is a bonus row; vLLM's own fails on none
-            return bonus
-        targets = self.apply_logits_processors(
-            logits[metadata.target_logits_indices].float(), sampling_metadata, metadata
-        )
-        processed = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-        processed[metadata.target_logits_indices] = targets
-        processed[metadata.bonus_logits_indices] = bonus
+        if len(metadata.draft_token_ids) > 0:  # else every row is a bonus row, and vLLM's own fails on no rows
+            targets = self.apply_logits_processors(logits[metadata.target_logits_indices].float(), bare, metadata)
+            bonus = processed
+            processed = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+            processed[metadata.target_logits_indices] = targets
+            processed[metadata.bonus_logits_indices] = bonus
+        rows_of_requests = [n + 1 for n in metadata.num_draft_tokens]
+        for processor in sampling_metadata.logitsprocs.non_argmax_invariant:
+            # vLLM builds no other with speculation.
+            assert isinstance(processor, MinTokensLogitsProcessor), type(processor)
+            processed = processor.apply_with_spec_decode(processed, rows_of_requests)
         return processed
 
     @staticmethod

@@ -34,7 +34,8 @@ class RequestTable:
 
     def __init__(self, runner: GPUModelRunner, options: MTADOptions) -> None:
         self._runner, self._options = runner, options
-        self._rng = np.random.default_rng()
+        # Seeded as the engine is: every rank of a tensor-parallel group must draft the same.
+        self._rng = np.random.default_rng(runner.model_config.seed)
         self._built_for: SamplingMetadata | None = None
 
     def refresh(self) -> None:
@@ -56,7 +57,7 @@ class RequestTable:
             greedy_as_joint=joint_greedy,
         ).to(device)
         fresh = self._rng.integers(2**63, size=num_reqs, dtype=np.int64)
-        seeds = [own if p.seed is None else p.seed for p, own in zip(params, fresh.tolist())]
+        seeds = [own if p.seed is None else _as_int64(p.seed) for p, own in zip(params, fresh.tolist())]
         self.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
 
         cold = temperature < GREEDY_TEMPERATURE
@@ -64,3 +65,8 @@ class RequestTable:
         self.cold = cold.to(device)
         self.draws_any = not bool(searched.all()) and not self.warp.all_greedy
         self.deterministic = searched.to(device) if searched.any() and self.draws_any else None
+
+
+def _as_int64(seed: int) -> int:
+    """A seed of any size, wrapped: vLLM takes up to 2^64 - 1."""
+    return (seed + 2**63) % 2**64 - 2**63
