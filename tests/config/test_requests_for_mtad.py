@@ -93,6 +93,20 @@ def test_bare_method_without_a_known_draft_names_the_flag(small_pair):
     assert "--spec-model" in message
 
 
+def test_where_v2_would_be_the_default_v1_is_selected_and_v2_refused(small_pair, monkeypatch):
+    """As on a GPU, where Triton is there."""
+    from vllm.config import vllm as vllm_config
+
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]})
+    plain = create(small_pair[0], None)
+    monkeypatch.setattr(vllm_config, "HAS_TRITON", True)
+    assert plain.use_v2_model_runner
+    assert not config.use_v2_model_runner
+    plain._validate_v2_model_runner()
+    with pytest.raises(ValueError, match="V2 does not yet support: speculative method 'mtad'"):
+        config._validate_v2_model_runner()
+
+
 def test_help_shows_the_fields():
     parser = FlexibleArgumentParser()
     EngineArgs.add_cli_args(parser)
