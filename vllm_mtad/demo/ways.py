@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ ENGINE: dict[str, Any] = {
     "block_size": 32,
     "enable_prefix_caching": False,  # a prompt that ran once must not be faster the next time
     "seed": 0,
+    "use_tqdm_on_load": False,
 }
 
 
@@ -65,11 +65,16 @@ WAYS = (
 
 
 def quiet_vllm() -> None:
-    """Only warnings, here and in the engine processes. To be called before vLLM is imported."""
+    """Only errors, here and in the engine processes. To be called before vLLM is imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
 
 
 def start(way: Way, **more: Any) -> Any:

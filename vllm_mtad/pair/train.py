@@ -83,7 +83,15 @@ class Recipe:
 
 
 RECIPES = {
-    "target": Recipe(256, 8, 4, 2, 704, tied=False, cycles=(Cycle(5000), Cycle(2400, peak=0.35, flat=0.0))),
+    "target": Recipe(
+        256,
+        8,
+        4,
+        2,
+        704,
+        tied=False,
+        cycles=(Cycle(5000), Cycle(2400, peak=0.35, flat=0.0), Cycle(900, peak=0.3, flat=0.0)),
+    ),
     "draft": Recipe(160, 2, 5, 1, 448, tied=True, cycles=(Cycle(1200),), adam_lr=4e-3),
 }
 
