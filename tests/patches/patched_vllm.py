@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,8 +24,9 @@ def build(folder: Path, diffs: list[Path]) -> Path:
     tree.mkdir()
     changed = {line.split("b/vllm/")[1].strip() for d in diffs for line in d.read_text().splitlines() if line[:3] == "+++"}
     _link(installed, tree, changed)
+    outside_any_repository = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
     for diff in diffs:
-        subprocess.run(["patch", "-p1", "--no-backup-if-mismatch", "-i", str(diff)], cwd=folder, check=True)
+        subprocess.run(["git", "apply", "-p1", str(diff)], cwd=folder, env=outside_any_repository, check=True)
     return folder
 
 
