@@ -1,4 +1,4 @@
-"""What must be true before anything is loaded; every refusal is one sentence that names the field."""
+"""What must be true of the fields and of the draft model; every refusal is one sentence that names the field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.logger import init_logger
 
 if TYPE_CHECKING:
-    from vllm.config import ModelConfig, VllmConfig
+    from vllm.config import ModelConfig
 
     from vllm_mtad.config.speculative import MTADSpeculativeConfig
 
@@ -26,7 +26,6 @@ _FIXED_FIELDS: dict[str, tuple[Any, str]] = {
     "draft_sample_method": ("greedy", "mtad has its own drafting, chosen by draft_sampling"),
     "use_local_argmax_reduction": (False, "beams need more than the largest logit"),
     "enable_adaptive_verification": (False, "it is for dspark"),
-    "num_speculative_tokens_per_batch_size": (None, "a schedule of draft lengths is not supported on V1"),
 }
 
 
@@ -74,12 +73,6 @@ def check_draft_model(config: MTADSpeculativeConfig) -> None:
         )
 
 
-def _several_kv_cache_groups(target: ModelConfig) -> str | None:
-    """The name of what gives a target other KV than full attention has, or None."""
-    feature = unsupported_attention(target)
-    return feature if feature in (RECURRENT, SLIDING, MLA) else None
-
-
 def unsupported_attention(model: ModelConfig) -> str | None:
     """The name of what makes a draft's attention other than full causal softmax, or None."""
     text = model.hf_text_config
@@ -93,6 +86,8 @@ def unsupported_attention(model: ModelConfig) -> str | None:
         return SLIDING
     if getattr(text, "attn_logit_softcapping", None):
         return "an attention logit soft-cap"
+    if getattr(text, "num_kv_shared_layers", 0):
+        return "KV sharing between layers"
     if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt", "baichuan"):
         return "ALiBi"
     if text.model_type == "gpt_oss" or getattr(text, "attention_sinks", False):
@@ -124,42 +119,3 @@ def _ordinary_tokens(name: str, trust_remote_code: bool, revision: str | None) -
         return None
     special = tokenizer.added_tokens_decoder
     return {token: token_id for token, token_id in tokenizer.get_vocab().items() if token_id not in special}
-
-
-def check_engine(config: VllmConfig) -> None:
-    """What depends on the whole engine configuration."""
-    speculative: Any = config.speculative_config
-    beam_width, scheduler, parallel = speculative.beam_width, config.scheduler_config, config.parallel_config
-    if beam_width > scheduler.max_num_batched_tokens:
-        raise ValueError(
-            f"speculative_config.beam_width={beam_width} is larger than"
-            f" max_num_batched_tokens={scheduler.max_num_batched_tokens}: a request's beams must fit in one step."
-        )
-    window = min(config.model_config.max_model_len, speculative.draft_model_config.max_model_len)
-    if speculative.num_speculative_tokens >= window:
-        raise ValueError(
-            f"speculative_config.num_speculative_tokens={speculative.num_speculative_tokens} does not fit in the"
-            f" models' length of {window} tokens: give less than that."
-        )
-    if feature := _several_kv_cache_groups(config.model_config):
-        raise ValueError(
-            f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
-            " 'mtad': its KV cache and the draft's would be of several kinds."
-        )
-    model, context_parallel = config.model_config, parallel.decode_context_parallel_size
-    refused = (
-        (parallel.pipeline_parallel_size > 1, f"pipeline_parallel_size={parallel.pipeline_parallel_size}", "1"),
-        (parallel.data_parallel_size > 1, f"data_parallel_size={parallel.data_parallel_size}", "1"),
-        (context_parallel > 1, f"decode_context_parallel_size={context_parallel}", "1"),
-        (parallel.enable_eplb, "enable_eplb=True", "False"),
-        (config.lora_config is not None, "enable_lora=True", "False"),
-        (config.kv_transfer_config is not None, "kv_transfer_config", "none"),
-        (model.is_multimodal_model, "a multimodal target", "a text model"),
-        (model.runner_type != "generate", f"runner={model.runner_type!r}", "'generate'"),
-        (bool(model.logits_processors), "logits_processors", "none (vLLM applies them to no draft token)"),
-        (model.logprobs_mode == "processed_logits", "logprobs_mode='processed_logits'", "the other modes"),
-        (model.original_max_model_len == -1, "max_model_len='auto'", "a number (auto would leave no scratch)"),
-    )
-    for is_set, what, accepted in refused:
-        if is_set:
-            raise ValueError(f"{what} cannot be combined with speculative method 'mtad': it accepts {accepted}.")

@@ -56,3 +56,8 @@ class MTADOptions:
 
 OWN_FIELDS = tuple(f.name for f in fields(MTADOptions) if f.name != "num_speculative_tokens")
 """The fields that vLLM's own SpeculativeConfig does not have."""
+
+
+def is_mtad(speculative_config: Any) -> bool:
+    """Whether vLLM's speculative configuration (or None) asks for mtad."""
+    return speculative_config is not None and speculative_config.method == METHOD

@@ -47,6 +47,9 @@ class MTADSpeculativeConfig(SpeculativeConfig):
     lossy: bool = field(default=False, init=False)
     """Whether sampled text may follow another distribution than the target's own. Not an option."""
 
+    accepts_logit_bias: bool = field(default=False, init=False)
+    """Whether requests may bring a logit bias: on Model Runner V2. Not an option."""
+
     def __post_init__(self) -> None:
         if self.method != METHOD:
             given = [name for name in OWN_FIELDS if getattr(self, name) is not None]

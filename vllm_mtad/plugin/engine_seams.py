@@ -1,26 +1,20 @@
-"""Seams in the engine: which runner, and which blocks of the KV cache the scheduler may hand out."""
+"""Seams in the engine: async scheduling, and which blocks of the KV cache the scheduler may hand out."""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from vllm_mtad.config.options import METHOD
+from vllm_mtad.config.options import METHOD, is_mtad
 
 logger = logging.getLogger("vllm.mtad")
 
 
-def select_v1_runner(unsupported_features: Callable) -> Callable:
-    @functools.wraps(unsupported_features)
-    def with_mtad(self: Any) -> list[str]:
-        features = unsupported_features(self)
-        if self.speculative_config is not None and self.speculative_config.method == METHOD:
-            features.append(f"speculative method '{METHOD}'")
-        return features
-
-    return with_mtad
+def keep_async_scheduling(ngram_gpu_types: Any) -> Any:
+    """One more name among the methods that async scheduling accepts; this list is used for nothing else there."""
+    return Literal[ngram_gpu_types, METHOD]
 
 
 def reserve_scratch_blocks(initialize_kv_caches: Callable) -> Callable:
@@ -29,7 +23,8 @@ def reserve_scratch_blocks(initialize_kv_caches: Callable) -> Callable:
     @functools.wraps(initialize_kv_caches)
     def with_scratch(self: Any, vllm_config: Any) -> Any:
         kv_cache_config = initialize_kv_caches(self, vllm_config)
-        if vllm_config.speculative_config is None or vllm_config.speculative_config.method != METHOD:
+        # On V2 the beams keep their KV outside of the cache.
+        if not is_mtad(vllm_config.speculative_config) or vllm_config.use_v2_model_runner:
             return kv_cache_config
         from vllm.v1.core.kv_cache_utils import update_kv_cache_capacity
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions
+from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions, is_mtad
 from vllm_mtad.config.sentences import one_sentence
 
 logger = logging.getLogger("vllm.mtad")
@@ -64,9 +64,10 @@ def check_engine_config(create_engine_config: Callable, reason: str | None = Non
             config = create_engine_config(self, *args, **kwargs)
         except ValidationError as error:
             raise ValueError(one_sentence(error)) from None
-        from vllm_mtad.config.checks import check_engine
+        from vllm_mtad.config.engine_checks import check_engine
 
         check_engine(config)
+        config.speculative_config.accepts_logit_bias = config.use_v2_model_runner
         return config
 
     return with_checks
@@ -114,14 +115,17 @@ def speculative_config_class(original: type) -> type:
     return MTADSpeculativeConfig
 
 
-def accept_min_p(validate: Callable) -> Callable:
-    """min-p passes with mtad; what the V1 runner cannot apply at every row does not."""
+def accept_sampling_parameters(validate: Callable) -> Callable:
+    """min-p passes with mtad, and logit bias where the runner applies it at every row."""
 
     @functools.wraps(validate)
-    def with_min_p(self: Any, speculative_config: Any) -> None:
-        if speculative_config is None or speculative_config.method != METHOD:
+    def with_mtad(self: Any, speculative_config: Any) -> None:
+        if not is_mtad(speculative_config):
             return validate(self, speculative_config)
-        for name in ("logit_bias", "logprob_token_ids"):
+        refused = (
+            ["logprob_token_ids"] if speculative_config.accepts_logit_bias else ["logprob_token_ids", "logit_bias"]
+        )
+        for name in refused:
             if getattr(self, name):
                 from vllm.exceptions import VLLMValidationError
 
@@ -129,4 +133,4 @@ def accept_min_p(validate: Callable) -> Callable:
                     f"The {name} sampling parameter is not supported with speculative method 'mtad'.", parameter=name
                 )
 
-    return with_min_p
+    return with_mtad

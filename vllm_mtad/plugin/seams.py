@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mtad.plugin import engine_seams, front_end_seams, runner_seams
+from vllm_mtad.plugin import engine_seams, front_end_seams, v1_runner_seams, v2_runner_seams
 
 logger = logging.getLogger("vllm.mtad")
 _MARK = "__mtad_seam__"
@@ -64,16 +64,16 @@ SEAMS = (
     ),
     Seam(
         "vllm.config.vllm",
-        "VllmConfig._get_v2_model_runner_unsupported_features",
-        engine_seams.select_v1_runner,
-        why="mtad runs on the V1 runner: chosen with a warning, and V2 refused if forced",
-        remove_when="mtad supports Model Runner V2",
+        "NgramGPUTypes",
+        engine_seams.keep_async_scheduling,
+        why="async scheduling is turned off for methods that are not listed here; mtad's drafts stay on the device",
+        remove_when="vLLM asks the speculative method whether it supports async scheduling",
     ),
     Seam(
         "vllm.sampling_params",
         "SamplingParams._validate_spec_decode",
-        front_end_seams.accept_min_p,
-        why="vLLM refuses min-p with any speculation; mtad applies it at every row",
+        front_end_seams.accept_sampling_parameters,
+        why="vLLM refuses min-p and logit bias with any speculation; mtad applies them at every row (logit bias on V2)",
         remove_when="vLLM asks the speculative method which sampling parameters it supports",
     ),
     Seam(
@@ -86,7 +86,7 @@ SEAMS = (
     Seam(
         "vllm.v1.spec_decode.draft_model",
         "DraftModelProposer.__new__",
-        runner_seams.choose_proposer,
+        v1_runner_seams.choose_proposer,
         why="the V1 runner names its proposer classes in an if-chain; for mtad an instance is an MTADProposer",
         remove_when="vLLM has a registry of proposers",
         is_static=True,
@@ -94,7 +94,7 @@ SEAMS = (
     Seam(
         "vllm.v1.sample.rejection_sampler",
         "RejectionSampler.__new__",
-        runner_seams.choose_rejection_sampler,
+        v1_runner_seams.choose_rejection_sampler,
         why="the V1 runner names its rejection sampler class; for mtad an instance is an MTADRejectionSampler",
         remove_when="vLLM has a registry of acceptance rules",
         is_static=True,
@@ -102,23 +102,38 @@ SEAMS = (
     Seam(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner._get_spec_decode_draft_probs",
-        runner_seams.hand_over_draft,
+        v1_runner_seams.hand_over_draft,
         why="a request whose q is unknown loses its own draft, not the q of the whole batch; carries min-p",
         remove_when="vLLM hands the rejection sampler draft probabilities per request",
     ),
     Seam(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner._input_fits_in_drafter",
-        runner_seams.always_draft,
+        v1_runner_seams.always_draft,
         why="one request near max_model_len turns drafting off for all and leaves holes in their draft KV",
         remove_when="vLLM decides this per request (also wrong for its own draft_model, though lossless there)",
     ),
     Seam(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner._bookkeeping_sync",
-        runner_seams.keep_generators_of_partial_prefills,
+        v1_runner_seams.keep_generators_of_partial_prefills,
         why="rewinds the generator of a partial prefill, for which mtad drew nothing; raises on a CPU",
         remove_when="patches/0.32.0/generator-offset is upstream and mtad's sampler draws like vLLM's",
+    ),
+    Seam(
+        "vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator",
+        "StandaloneARSpeculator.__new__",
+        v2_runner_seams.choose_speculator,
+        why="the V2 runner names its speculator classes in an if-chain; for mtad an instance is an MTADSpeculator",
+        remove_when="vLLM has a registry of speculators",
+        is_static=True,
+    ),
+    Seam(
+        "vllm.v1.worker.gpu.model_runner",
+        "GPUModelRunner.load_model",
+        v2_runner_seams.join_speculator_and_sampler,
+        why="the V2 runner names its rejection sampler class, and tells the drafter temperatures and seeds only",
+        remove_when="vLLM has a registry of acceptance rules, and hands top-k, top-p and min-p to the speculator",
     ),
 )
 

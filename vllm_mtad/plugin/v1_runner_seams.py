@@ -6,11 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from vllm_mtad.config.options import METHOD
-
-
-def _is_mtad(speculative_config: Any) -> bool:
-    return speculative_config is not None and speculative_config.method == METHOD
+from vllm_mtad.config.options import is_mtad
 
 
 def choose_proposer(new: Callable) -> Callable:
@@ -18,7 +14,7 @@ def choose_proposer(new: Callable) -> Callable:
     from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
     def new_by_method(cls: type, vllm_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cls is DraftModelProposer and _is_mtad(getattr(vllm_config, "speculative_config", None)):
+        if cls is DraftModelProposer and is_mtad(getattr(vllm_config, "speculative_config", None)):
             from vllm_mtad.runners.v1.proposer import MTADProposer
 
             cls = MTADProposer
@@ -32,7 +28,7 @@ def choose_rejection_sampler(new: Callable) -> Callable:
     from vllm.v1.sample.rejection_sampler import RejectionSampler
 
     def new_by_method(cls: type, sampler: Any = None, spec_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cls is RejectionSampler and _is_mtad(spec_config):
+        if cls is RejectionSampler and is_mtad(spec_config):
             from vllm_mtad.runners.v1.rejection_sampler import MTADRejectionSampler
 
             cls = MTADRejectionSampler
@@ -44,7 +40,7 @@ def choose_rejection_sampler(new: Callable) -> Callable:
 def hand_over_draft(get_draft_probs: Callable) -> Callable:
     @functools.wraps(get_draft_probs)
     def with_handover(self: Any, spec_decode_metadata: Any) -> Any:
-        if not _is_mtad(self.speculative_config):
+        if not is_mtad(self.speculative_config):
             return get_draft_probs(self, spec_decode_metadata)
         return self.drafter.hand_over(self._draft_probs, self._draft_prob_req_ids)
 
@@ -56,7 +52,7 @@ def always_draft(input_fits_in_drafter: Callable) -> Callable:
 
     @functools.wraps(input_fits_in_drafter)
     def per_request(self: Any, common_attn_metadata: Any) -> bool:
-        if not _is_mtad(self.speculative_config):
+        if not is_mtad(self.speculative_config):
             return input_fits_in_drafter(self, common_attn_metadata)
         return common_attn_metadata is not None
 
@@ -68,7 +64,7 @@ def keep_generators_of_partial_prefills(bookkeeping_sync: Callable) -> Callable:
 
     @functools.wraps(bookkeeping_sync)
     def with_generators_hidden(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _is_mtad(self.speculative_config):
+        if not is_mtad(self.speculative_config):
             return bookkeeping_sync(self, *args, **kwargs)
         generators = self.input_batch.generators
         hidden = {i: generators.pop(i) for i in list(generators) if self.discard_request_mask.np[i]}

@@ -1,0 +1,9 @@
+"""Python imports this at its start when this folder is on PYTHONPATH. Triton is not imported here: most processes don't."""
+
+import os
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import wrapt
+
+    wrapt.register_post_import_hook("triton_on_cpu:change_triton", "triton")
+    wrapt.register_post_import_hook("triton_on_cpu:change_top_k_top_p", "vllm.v1.sample.ops.topk_topp_sampler")

@@ -1,0 +1,91 @@
+"""Changes to triton 3.9 and vLLM 0.32 with which vLLM's Triton kernels run on a CPU, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from triton import backends
+from triton.language.extra import libdevice
+from triton.runtime import interpreter
+
+
+def change_triton(triton: ModuleType) -> None:
+    _add_cpu_backend()
+    _patch_language_once()
+    _label_comparisons()
+    _skip_overflow_checks()
+    _silence_numpy()
+    _implement_log1p()
+
+
+def change_top_k_top_p(sampler: ModuleType) -> None:
+    """vLLM's kernel calls `.to` on a loop variable, which is a Python int here; vLLM has a torch version."""
+    sampler.HAS_TRITON = False
+
+
+def _add_cpu_backend() -> None:
+    """On a CPU vLLM turns Triton off, and Model Runner V2 with it, unless Triton has a backend of this name."""
+    backends.backends["cpu"] = backends.Backend(compiler=backends.BaseBackend, driver=InterpreterDriver)
+
+
+class InterpreterDriver(backends.DriverBase):
+    """Abstract: the interpreter never makes a driver."""
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+
+def _patch_language_once() -> None:
+    """The interpreter patches all of `triton.language` at every call of a jit function, nested ones too, and undoes
+    it after every launch: 1 ms a call. Here it is patched at the first launch, for good.
+    """
+    patch, forever = interpreter._patch_lang, SimpleNamespace(restore=lambda: None)
+
+    @functools.cache
+    def patch_language() -> SimpleNamespace:
+        patch(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+        return forever
+
+    interpreter._patch_lang = lambda fn: patch_language()
+
+
+def _label_comparisons() -> None:
+    """The interpreter labels a comparison with the type of its operands. Broadcasting a scalar comparison then turns
+    it into that type, which is refused as a mask ("mask has unsupported dtype"), or by `&` if it is a float.
+    """
+    binary_op = interpreter.InterpreterBuilder.binary_op
+
+    def labelled_binary_op(*args: Any) -> interpreter.TensorHandle:
+        result = binary_op(*args)
+        if result.data.dtype == np.bool_:
+            result.dtype = tl.int1
+        return result
+
+    interpreter.InterpreterBuilder.binary_op = labelled_binary_op
+
+
+def _skip_overflow_checks() -> None:
+    """Sums and products of int32 are repeated in int64 for an assertion that is off: a quarter of the time."""
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+
+def _silence_numpy() -> None:
+    """inf - inf is a nan without a warning on a GPU, and kernels count on it."""
+    executor = interpreter.GridExecutor
+    executor.__call__ = np.errstate(all="ignore")(executor.__call__)
+
+
+def _implement_log1p() -> None:
+    """libdevice's functions are stubs for the compiler to replace. vLLM's rejection sampler calls this one."""
+
+    def log1p(x: tl.tensor) -> tl.tensor:
+        return tl.tensor(interpreter.interpreter_builder.unary_op(x.handle, np.log1p), x.type)
+
+    libdevice.log1p = log1p

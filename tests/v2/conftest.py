@@ -1,0 +1,18 @@
+"""Everything here runs on Triton's kernels: on a CPU, in its interpreter."""
+
+import pytest
+import torch
+from vllm.triton_utils import HAS_TRITON
+
+HOW = "needs Triton: python -m tests.interpreter -m pytest tests/v2"
+
+
+def pytest_collection_modifyitems(items):
+    if not HAS_TRITON:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=HOW))
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

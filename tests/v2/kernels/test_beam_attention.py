@@ -1,0 +1,179 @@
+"""Prefix and suffix attention, merged, against dense attention over each beam's own text."""
+
+import pytest
+import torch
+
+from vllm_mtad.runners.v2.kernels.prefix_attention import prefix_attention
+from vllm_mtad.runners.v2.kernels.suffix_attention import suffix_attention
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+def dense_attention(query, keys, values, scale):
+    """Attention of one token: query `[num_heads, head_size]`, keys and values `[n, num_kv_heads, head_size]`."""
+    group = query.shape[0] // keys.shape[1]
+    keys, values = (t.float().repeat_interleave(group, dim=1) for t in (keys, values))
+    weights = (torch.einsum("hd,nhd->hn", query.float(), keys) * scale).softmax(-1)
+    return torch.einsum("hn,nhd->hd", weights, values)
+
+
+def dense_lse(query, keys, scale):
+    group = query.shape[0] // keys.shape[1]
+    return (torch.einsum("hd,nhd->hn", query.float(), keys.float().repeat_interleave(group, dim=1)) * scale).logsumexp(
+        1
+    )
+
+
+class Case:
+    """A paged prefix, and a beam tree of `depth + 1` tokens whose last is fed now."""
+
+    def __init__(self, device, lens, beam_width=4, depth=2, heads=(8, 2), head_size=32, page=16, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(len(lens) * 100 + beam_width * 10 + depth)
+
+        def random(*shape):
+            return torch.randn(*shape, generator=generator).to(device, dtype)
+
+        num_heads, num_kv_heads = heads
+        self.lens, self.beam_width, self.depth, self.page = lens, beam_width, depth, page
+        self.scale = head_size**-0.5
+        num_reqs, rows = len(lens), len(lens) * beam_width
+        self.max_depth = depth + 2
+        pages = max(1, -(-max(lens) // page))
+        total = num_reqs * pages + 3
+        self.block_table = (
+            torch.randperm(total, generator=generator)[: num_reqs * pages].view(num_reqs, pages).int().to(device)
+        )
+        cache = random(total, num_kv_heads, page, 2 * head_size)
+        self.keys, self.values = cache[..., :head_size], cache[..., head_size:]
+        # As a fused qkv projection leaves them: rows further apart than they are wide.
+        qkv = random(rows, (num_heads + 2 * num_kv_heads) * head_size)
+        self.query, self.new_key, self.new_value = (
+            part.view(rows, -1, head_size)
+            for part in qkv.split([num_heads * head_size, *[num_kv_heads * head_size] * 2], dim=1)
+        )
+        shape = (num_reqs + 2, self.max_depth, beam_width, num_kv_heads, head_size)
+        self.key_scratch, self.value_scratch = random(*shape), random(*shape)
+        self.ancestry = (
+            torch.randint(0, beam_width, (num_reqs + 2, beam_width, 6), generator=generator).int().to(device)
+        )
+        self.ancestry[:, :, depth] = torch.arange(beam_width, device=device)
+        self.prefix_lens = torch.tensor(lens, dtype=torch.int32, device=device)
+
+    def run(self, splits=2):
+        rows, num_heads, head_size = self.query.shape
+        device = self.query.device
+        prefix = torch.full((splits, rows, num_heads, head_size), torch.nan, device=device)
+        lse = torch.full((splits, rows, num_heads), torch.nan, device=device)
+        upcast = device.type == "cpu"
+        prefix_attention(
+            self.query, self.keys, self.values, self.block_table, self.prefix_lens, prefix, lse,
+            scale=self.scale, beam_width=self.beam_width, upcast=upcast,
+        )  # fmt: skip
+        return self.merge(prefix, lse), prefix, lse
+
+    def merge(self, prefix, lse):
+        out = torch.full_like(self.query, torch.nan, memory_format=torch.contiguous_format)
+        suffix_attention(
+            self.query, self.new_key, self.new_value, self.key_scratch, self.value_scratch, self.ancestry, prefix,
+            lse, out, depth=self.depth, scale=self.scale, upcast=self.query.device.type == "cpu",
+        )  # fmt: skip
+        return out
+
+    def prefix_of(self, request):
+        n, pages = self.lens[request], self.block_table[request].long()
+        return tuple(cache[pages].transpose(1, 2).flatten(0, 1)[:n] for cache in (self.keys, self.values))
+
+    def expected(self):
+        out = torch.empty(self.query.shape)
+        for request in range(len(self.lens)):
+            prefix = self.prefix_of(request)
+            for beam in range(self.beam_width):
+                row = request * self.beam_width + beam
+                slots = self.ancestry[request, beam].long()
+                own = [
+                    torch.cat([*(scratch[request, t, slots[t]][None] for t in range(self.depth)), new[row][None]])
+                    for scratch, new in ((self.key_scratch, self.new_key), (self.value_scratch, self.new_value))
+                ]
+                keys, values = (torch.cat(parts) for parts in zip(prefix, own))
+                out[row] = dense_attention(self.query[row], keys, values, self.scale)
+        return out
+
+    def check(self, splits=2):
+        expected = self.expected()
+        out, _, _ = self.run(splits)
+        tolerance = TOLERANCE[self.query.dtype]
+        torch.testing.assert_close(out.float().cpu(), expected, atol=tolerance, rtol=tolerance)
+
+
+RAGGED = [70, 1, 33, 16]
+
+
+@pytest.mark.parametrize("beam_width", [1, 2, 4, 8])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_equals_dense_attention_over_each_beams_text(device, beam_width, depth):
+    Case(device, RAGGED, beam_width, depth).check()
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (8, 2), (8, 1)])
+def test_grouped_query_ratios(device, heads):
+    Case(device, RAGGED, heads=heads).check()
+
+
+@pytest.mark.parametrize("head_size", [16, 48, 64, 128])
+def test_head_sizes(device, head_size):
+    Case(device, [20, 3], head_size=head_size).check()
+
+
+@pytest.mark.parametrize("page", [16, 32, 64, 128])
+def test_page_sizes(device, page):
+    Case(device, [130, 7], page=page).check()
+
+
+@pytest.mark.parametrize("splits", [1, 3, 16])
+def test_splits_of_the_prefix_merge_to_the_same(device, splits):
+    Case(device, [200, 1, 64]).check(splits)
+
+
+def test_bfloat16(device):
+    Case(device, RAGGED, dtype=torch.bfloat16).check()
+
+
+def test_a_cache_of_another_layout(device):
+    """vLLM's CPU engine keeps a page's keys with the dimension first."""
+    case = Case(device, RAGGED)
+    case.keys = case.keys.transpose(2, 3).contiguous().transpose(2, 3)
+    case.check()
+
+
+def test_padding_has_no_prefix_and_harms_nobody(device):
+    case = Case(device, [40, 0, 0])
+    case.check()
+
+
+def test_the_prefix_alone_and_its_log_sum_exp(device):
+    case = Case(device, [70, 5])
+    _, prefix, lse = case.run(splits=1)
+    for row in range(len(case.query)):
+        keys, values = case.prefix_of(row // case.beam_width)
+        expected = dense_attention(case.query[row], keys, values, case.scale)
+        torch.testing.assert_close(prefix[0, row], expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(lse[0, row], dense_lse(case.query[row], keys, case.scale), atol=2e-5, rtol=2e-5)
+
+
+def test_merges_what_flash_attention_returns(device):
+    """Its output in the model's dtype and its log-sum-exp as [num_heads, rows], +inf where there are no keys."""
+    case = Case(device, [40, 0, 9])
+    expected = case.expected()
+    _, prefix, lse = case.run(splits=1)
+    lse = torch.where(lse == -torch.inf, torch.inf, lse)[0].T.contiguous().T[None]
+    prefix = torch.where(lse[..., None] == torch.inf, torch.nan, prefix)
+    torch.testing.assert_close(case.merge(prefix, lse).float().cpu(), expected, atol=2e-5, rtol=2e-5)
+
+
+def test_stores_the_newest_keys_and_values_and_nothing_else(device):
+    case = Case(device, RAGGED, depth=1)
+    before = case.key_scratch.clone(), case.value_scratch.clone()
+    case.run()
+    for scratch, old, new in zip((case.key_scratch, case.value_scratch), before, (case.new_key, case.new_value)):
+        old[: len(RAGGED), 1] = new.view(len(RAGGED), case.beam_width, *new.shape[1:])
+        assert torch.equal(scratch, old)

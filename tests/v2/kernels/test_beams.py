@@ -1,0 +1,230 @@
+"""A beam step of the kernels against `algorithm.beams`, which shares no code with them."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
+from vllm_mtad.algorithm.noise import draft_keys, root_keys
+from vllm_mtad.algorithm.warp import WarpParameters, warp
+from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates, beam_candidates
+from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
+
+NO_LIMIT = 1 << 30
+
+
+@dataclass
+class Round:
+    """A batch in the kernels' terms: request i has state `states[i]`; -1 is padding."""
+
+    states: torch.Tensor
+    roots: torch.Tensor
+    temperature: torch.Tensor
+    seeds: torch.Tensor
+    beam_width: int
+    gamma: int
+    vocab_size: int
+    draw: bool = True
+    lossless: bool = True
+    block: int | None = None
+    is_warped: bool = False
+
+    def run(self, logits: list[torch.Tensor], window: int = NO_LIMIT):
+        """(draft tokens, log q by batch row, histories after each step) of `logits`, one tensor a step."""
+        device, num_reqs, slots = self.states.device, len(self.states), len(self.temperature)
+        out = Candidates.allocate(num_reqs * self.beam_width, self.vocab_size, self.beam_width, device, self.block)
+        ids = torch.full((num_reqs * self.beam_width,), 7, dtype=torch.int32, device=device)
+        histories = [BeamHistory.allocate(num_reqs, self.beam_width, self.gamma, device)]
+        for depth, rows in enumerate(logits):
+            width = 1 if depth == 0 else self.beam_width
+            beam_candidates(
+                rows,
+                self.states,
+                self.roots,
+                self.temperature,
+                self.seeds,
+                out,
+                depth=depth,
+                width=width,
+                is_warped=self.is_warped,
+                draw=self.draw,
+            )
+            histories.append(BeamHistory.allocate(num_reqs, self.beam_width, self.gamma, device))
+            select_beams(
+                out,
+                self.states,
+                self.temperature,
+                histories[-2],
+                histories[-1],
+                ids,
+                depth=depth,
+                width=width,
+                lossless=self.lossless,
+            )
+            assert torch.equal(ids.view(num_reqs, -1), histories[-1].tokens[:, :, depth])
+        drafts = torch.full((num_reqs, self.gamma), -5, device=device)
+        log_q = torch.full((slots, self.gamma), 99.0, device=device)
+        choose_drafts(histories[-1], self.states, self.roots, drafts, log_q, num_drafts=len(logits), window=window)
+        return drafts, log_q, histories[1:]
+
+    def expected(self, logits: list[torch.Tensor]):
+        """(drafts, log q, beams after each step) by `algorithm.beams`, for the requests that are not padding."""
+        real = self.states >= 0
+        states = self.states[real]
+        temperature, seeds = self.temperature[states], self.seeds[states]
+        joint = not self.lossless
+        deterministic = torch.ones_like(real[real]) if not self.draw else (temperature == 0) & joint
+        beams, steps = Beams.root(len(states), states.device), []
+        for depth, rows in enumerate(logits):
+            width = 1 if depth == 0 else self.beam_width
+            rows = rows.float().view(len(self.states), width, -1)[real].flatten(0, 1).clone()
+            by_row = temperature.repeat_interleave(width)
+            if self.is_warped:
+                by_row = torch.where(by_row > 0, 1.0, by_row)
+            draft = warp(rows, WarpParameters.build(by_row, self.vocab_size, greedy_as_joint=joint))
+            keys = draft_keys(root_keys(seeds, self.roots[real]), depth)
+            beams = beam_step(beams, draft, self.beam_width, DrawNoise(keys, self.vocab_size, deterministic))
+            steps.append(beams)
+        return *choose_draft(beams), steps
+
+
+def make_round(device, num_reqs, beam_width, gamma, vocab_size, dtype=torch.float32, seed=0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    slots = num_reqs + 3
+    states = torch.randperm(slots, generator=generator)[:num_reqs]
+    temperature = torch.tensor([1.0, 0.7, 0.0, 1.3])[torch.arange(slots) % 4]
+    batch = Round(
+        states.to(device),
+        torch.randint(0, 500, (num_reqs,), generator=generator).to(device),
+        temperature.to(device),
+        torch.randint(-(2**62), 2**62, (slots,), generator=generator).to(device),
+        beam_width,
+        gamma,
+        vocab_size,
+        **options,
+    )
+    logits = [
+        (torch.randn(num_reqs * (beam_width if depth else 1), vocab_size, generator=generator) * 2).to(device, dtype)
+        for depth in range(gamma)
+    ]
+    return batch, logits
+
+
+def assert_equal(batch: Round, logits: list[torch.Tensor]) -> None:
+    drafts, log_q, histories = batch.run(logits)
+    expected_drafts, expected_log_q, steps = batch.expected(logits)
+    real = batch.states >= 0
+    for depth, (got, wanted) in enumerate(zip(histories, steps)):
+        is_live = wanted.scores > -torch.inf
+        torch.testing.assert_close(got.scores[real], wanted.scores, atol=2e-5, rtol=1e-5)
+        tokens = got.tokens[real][:, :, : depth + 1].long()
+        assert torch.equal(tokens[is_live], wanted.tokens[is_live])
+        newest = got.ancestry[real][:, :, depth]
+        assert torch.equal(newest, torch.arange(batch.beam_width, device=newest.device).expand_as(newest).int())
+        if depth:
+            parents = got.ancestry[real][:, :, depth - 1].long()
+            assert torch.equal(parents[is_live], wanted.parents[is_live])
+    assert torch.equal(drafts[real], expected_drafts)
+    torch.testing.assert_close(log_q[batch.states[real]], expected_log_q, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beam_width", [1, 2, 4, 8])
+@pytest.mark.parametrize("gamma", [1, 2, 3, 5])
+def test_draws_the_same_beams_as_the_algorithm(device, beam_width, gamma):
+    """Temperatures of 0.7, 1, 1.3 and 0 (one-hot, one live beam) in one batch."""
+    assert_equal(*make_round(device, 5, beam_width, gamma, vocab_size=97))
+
+
+@pytest.mark.parametrize("options", [{"draw": False}, {"lossless": False}, {"draw": False, "lossless": False}])
+def test_beam_search_and_joint_greedy(device, options):
+    assert_equal(*make_round(device, 6, 4, 3, vocab_size=61, **options))
+
+
+@pytest.mark.parametrize("vocab_size", [5, 64, 1000, 1027])
+def test_vocabularies_of_any_size_in_blocks(device, vocab_size):
+    assert_equal(*make_round(device, 3, 4, 3, vocab_size, block=256))
+
+
+def test_bfloat16_logits(device):
+    assert_equal(*make_round(device, 3, 4, 2, vocab_size=300, dtype=torch.bfloat16))
+
+
+def test_strided_logits(device):
+    batch, logits = make_round(device, 3, 4, 3, vocab_size=100)
+    wide = [torch.full((len(rows), 171), torch.nan, device=device) for rows in logits]
+    for target, rows in zip(wide, logits):
+        target[:, :100] = rows
+    assert_equal(batch, [target[:, :100] for target in wide])
+
+
+def test_pairs_without_mass_leave_dead_slots_which_the_next_step_refills(device):
+    """At first 2 tokens have mass, for 4 slots; then 3 tokens a live beam."""
+    batch, logits = make_round(device, 4, 4, 3, vocab_size=40, is_warped=True)
+    logits[0][:, 2:] = -torch.inf
+    logits[1][:, 3:] = -torch.inf
+    assert_equal(batch, logits)
+    _, _, histories = batch.run(logits)
+    sampling = batch.temperature[batch.states] > 0
+    assert (histories[0].scores[sampling] > -torch.inf).sum(1).tolist() == [2] * int(sampling.sum())
+    assert (histories[1].scores[sampling] > -torch.inf).all()
+
+
+def test_ties_go_to_the_lower_beam_then_to_the_lower_token(device):
+    batch, _ = make_round(device, 2, 4, 2, vocab_size=600, draw=False, lossless=False, block=256)
+    logits = [torch.zeros(2, 600, device=device), torch.zeros(8, 600, device=device)]
+    _, _, histories = batch.run(logits)
+    assert histories[0].tokens[:, :, 0].tolist() == [[0, 1, 2, 3]] * 2
+    assert histories[1].tokens[:, :, 1].tolist() == [[0, 1, 2, 3]] * 2
+    assert histories[1].ancestry[:, :, 0].tolist() == [[0, 0, 0, 0]] * 2
+
+
+def test_padding_changes_nothing_and_writes_no_log_q(device):
+    batch, logits = make_round(device, 3, 4, 3, vocab_size=50)
+    alone_drafts, alone_log_q, _ = batch.run(logits)
+    padded = Round(**(vars(batch) | {"states": torch.cat([batch.states, torch.full((2,), -1, device=device)])}))
+    padded.roots = torch.cat([batch.roots, torch.full((2,), -1, device=device)])
+    garbage = [torch.cat([rows, torch.full((2 * len(rows) // 3, 50), torch.nan, device=device)]) for rows in logits]
+    drafts, log_q, histories = padded.run(garbage)
+    assert torch.equal(drafts[:3], alone_drafts)
+    assert torch.equal(log_q, alone_log_q), "the states of padding are nobody's"
+    assert histories[-1].tokens[3:].abs().sum() == 0, "padding must feed a token that exists"
+
+
+def test_a_shorter_draft_leaves_the_other_columns_alone(device):
+    batch, logits = make_round(device, 3, 2, 4, vocab_size=50)
+    drafts, log_q, _ = batch.run(logits[:2])
+    assert (drafts[:, 2:] == -5).all()
+    assert (log_q[batch.states][:, 2:] == 99.0).all()
+    assert torch.equal(drafts[:, :2], batch.expected(logits[:2])[0])
+
+
+def test_past_the_drafts_window_q_is_unknown(device):
+    batch, logits = make_round(device, 2, 4, 3, vocab_size=50)
+    batch.roots = torch.tensor([10, 17], device=device)
+    _, log_q, _ = batch.run(logits, window=18)
+    assert log_q[batch.states[0]].isfinite().all()
+    assert log_q[batch.states[1]].isfinite().tolist() == [True, False, False]
+
+
+def test_inclusion_frequencies_are_those_of_sampling_without_replacement(device):
+    """4000 requests that differ in their seed draw 2 of 4 tokens; the expectation is the exact enumeration."""
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    n = 4000
+    batch = Round(
+        torch.arange(n, device=device),
+        torch.zeros(n, dtype=torch.int64, device=device),
+        torch.ones(n, device=device),
+        torch.arange(n, device=device) * 7919,
+        beam_width=2,
+        gamma=1,
+        vocab_size=4,
+    )
+    _, _, histories = batch.run([probs.log().expand(n, 4).contiguous().to(device)])
+    counts = torch.bincount(histories[0].tokens.flatten(), minlength=4).cpu() / n
+    exact = [
+        p + sum(float(o) * float(p) / (1 - float(o)) for j, o in enumerate(probs) if j != i)
+        for i, p in enumerate(probs)
+    ]
+    deviation = (counts - torch.tensor(exact)).abs() / (torch.tensor(exact) * (1 - torch.tensor(exact)) / n).sqrt()
+    assert deviation.max() < 4

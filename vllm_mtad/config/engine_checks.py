@@ -1,0 +1,125 @@
+"""What must be true of the whole engine configuration, on both runners and on each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.utils.torch_utils import is_quantized_kv_cache
+
+from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, unsupported_attention
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
+"""Backends whose KV cache the beams of the V2 runner can read."""
+
+
+def check_engine(config: VllmConfig) -> None:
+    speculative: Any = config.speculative_config
+    window = min(config.model_config.max_model_len, speculative.draft_model_config.max_model_len)
+    if speculative.num_speculative_tokens >= window:
+        raise ValueError(
+            f"speculative_config.num_speculative_tokens={speculative.num_speculative_tokens} does not fit in the"
+            f" models' length of {window} tokens: give less than that."
+        )
+    feature = unsupported_attention(config.model_config)
+    if feature in (RECURRENT, SLIDING, MLA):
+        raise ValueError(
+            f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
+            " 'mtad': its KV cache and the draft's would be of several kinds."
+        )
+    _refuse(_common_refusals(config))
+    if config.use_v2_model_runner:
+        _check_v2_rows(config)
+        _refuse(_v2_refusals(config))
+    else:
+        _check_v1_rows(config)
+        _refuse(_v1_refusals(config))
+
+
+Refusals = list[tuple[bool, str, str]]
+"""(whether it is set, what is set, what would be accepted)"""
+
+
+def _refuse(refusals: Refusals) -> None:
+    for is_set, what, accepted in refusals:
+        if is_set:
+            raise ValueError(f"{what} cannot be combined with speculative method 'mtad': it accepts {accepted}.")
+
+
+def _common_refusals(config: VllmConfig) -> Refusals:
+    model, parallel = config.model_config, config.parallel_config
+    context_parallel = parallel.decode_context_parallel_size
+    prefill_context_parallel = parallel.prefill_context_parallel_size
+    return [
+        (parallel.pipeline_parallel_size > 1, f"pipeline_parallel_size={parallel.pipeline_parallel_size}", "1"),
+        (parallel.data_parallel_size > 1, f"data_parallel_size={parallel.data_parallel_size}", "1"),
+        (context_parallel > 1, f"decode_context_parallel_size={context_parallel}", "1"),
+        (prefill_context_parallel > 1, f"prefill_context_parallel_size={prefill_context_parallel}", "1"),
+        (parallel.enable_eplb, "enable_eplb=True", "False"),
+        (parallel.use_ubatching, "enable_dbo=True", "False"),
+        (config.lora_config is not None, "enable_lora=True", "False"),
+        (config.kv_transfer_config is not None, "kv_transfer_config", "none"),
+        (model.is_multimodal_model, "a multimodal target", "a text model"),
+        (model.runner_type != "generate", f"runner={model.runner_type!r}", "'generate'"),
+        (bool(model.logits_processors), "logits_processors", "none"),
+    ]
+
+
+def _v1_refusals(config: VllmConfig) -> Refusals:
+    from vllm.platforms import current_platform
+
+    model, schedule = config.model_config, config.speculative_config.num_speculative_tokens_per_batch_size  # type: ignore[union-attr]
+    return [
+        (not current_platform.is_cpu(), "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0) on a GPU", "Model Runner V2"),
+        (
+            schedule is not None,
+            f"speculative_config.num_speculative_tokens_per_batch_size={schedule} on Model Runner V1",
+            "a schedule of draft lengths on V2 only",
+        ),
+        (model.logprobs_mode == "processed_logits", "logprobs_mode='processed_logits'", "the other modes"),
+        (model.original_max_model_len == -1, "max_model_len='auto'", "a number (auto would leave no scratch)"),
+    ]
+
+
+def _check_v1_rows(config: VllmConfig) -> None:
+    beam_width: int = config.speculative_config.beam_width  # type: ignore[union-attr]
+    budget = config.scheduler_config.max_num_batched_tokens
+    if beam_width > budget:
+        raise ValueError(
+            f"speculative_config.beam_width={beam_width} is larger than max_num_batched_tokens={budget}: a request's"
+            " beams must fit in one step."
+        )
+
+
+def _v2_refusals(config: VllmConfig) -> Refusals:
+    speculative: Any = config.speculative_config
+    backend = speculative.attention_backend or config.attention_config.backend
+    dtype = speculative.kv_cache_dtype or config.cache_config.cache_dtype
+    accepted = ", ".join(V2_ATTENTION_BACKENDS)
+    return [
+        (
+            backend is not None and backend.name not in V2_ATTENTION_BACKENDS,
+            f"The draft's attention backend {backend and backend.name}",
+            f"{accepted} (speculative_config.attention_backend)",
+        ),
+        (
+            is_quantized_kv_cache(dtype),
+            f"kv_cache_dtype={dtype!r} for the draft",
+            "an unquantized one (speculative_config.kv_cache_dtype)",
+        ),
+        (getattr(config, "watermark_config", None) is not None, "watermark_config", "none"),
+        (config.parallel_config.enable_batch_sharded_sampling, "enable_batch_sharded_sampling=True", "False"),
+    ]
+
+
+def _check_v2_rows(config: VllmConfig) -> None:
+    beam_width: int = config.speculative_config.beam_width  # type: ignore[union-attr]
+    scheduler = config.scheduler_config
+    if beam_width * scheduler.max_num_seqs > scheduler.max_num_batched_tokens:
+        raise ValueError(
+            f"speculative_config.beam_width={beam_width} x max_num_seqs={scheduler.max_num_seqs} beams are more than"
+            f" max_num_batched_tokens={scheduler.max_num_batched_tokens}: all beams must fit in one step, so lower"
+            " one of the two or raise the third."
+        )

@@ -1,0 +1,39 @@
+"""Seams in the V2 model runner: the class of the speculator, and what it shares with the rejection sampler."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from vllm_mtad.config.options import is_mtad
+
+
+def choose_speculator(new: Callable) -> Callable:
+    """`StandaloneARSpeculator(...)` makes an MTADSpeculator when the method is mtad."""
+    from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
+
+    def new_by_method(cls: type, vllm_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if cls is StandaloneARSpeculator and is_mtad(getattr(vllm_config, "speculative_config", None)):
+            from vllm_mtad.runners.v2.speculator import MTADSpeculator
+
+            cls = MTADSpeculator
+        return object.__new__(cls)
+
+    return new_by_method
+
+
+def join_speculator_and_sampler(load_model: Callable) -> Callable:
+    """After the models: an MTADRejectionSampler, and the sampling parameters for the drafter."""
+
+    @functools.wraps(load_model)
+    def with_joint_test(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load_model(self, *args, **kwargs)
+        if is_mtad(self.speculative_config) and self.speculator is not None:
+            from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
+
+            self.rejection_sampler = MTADRejectionSampler(self.sampler, self.speculative_config, self.device)
+            self.speculator.use_sampling_states(self.sampler.sampling_states)
+        return result
+
+    return with_joint_test

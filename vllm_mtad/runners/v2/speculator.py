@@ -1,0 +1,336 @@
+"""The V2 speculator: a drafting round of one draft pass over what the target saw, then the beam loop.
+
+    propose
+      first pass   draft KV of the accepted tokens and of the target's newest; its last hidden state
+      beam loop    gamma times: logits, a beam step, and (but for the last) a draft pass over the beams
+      choice       the best beam: draft tokens for the runner, log q for the rejection sampler
+
+A round costs gamma draft passes, without a host-device synchronisation. Both parts are CUDA graphs where vLLM's mode
+has full decode graphs; batches with prefills run their first pass eagerly.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from vllm.config import VllmConfig, get_layers_from_vllm_config
+from vllm.config.compilation import CUDAGraphMode
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.attention.backends.utils import PAD_SLOT_ID
+from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
+from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.sample.states import SamplingStates
+from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator, prepare_prefill_inputs
+from vllm.v1.worker.utils import get_uniform_decode_token_count
+
+from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, PrefixWorkspace
+from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, any_truncates
+from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
+
+logger = init_logger("vllm.mtad")
+
+
+class MTADSpeculator(StandaloneARSpeculator):
+    """A StandaloneARSpeculator that drafts over beams."""
+
+    vllm_config: VllmConfig
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
+        super().__init__(vllm_config, device)
+        options = self.speculative_config.options
+        self.beam_width: int = options.beam_width
+        # Rotary tables end at the draft's window.
+        self.window = min(self.max_model_len, self.draft_model_config.max_model_len)
+        self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds)
+        self.beams = DraftBeams(options, self.max_num_reqs, self.vocab_size, self.requests, self.window)
+        # The runner hands `draft_logits` to the rejection sampler, and nothing else reads it.
+        self.draft_logits = self.beams.log_q
+        self.first_hidden = torch.zeros(
+            self.max_num_reqs, self.hidden_size, dtype=self.draft_model_config.dtype, device=device
+        )
+        self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
+        self.beam_starts = torch.arange(self.max_num_reqs + 1, dtype=torch.int32, device=device) * self.beam_width
+        self.sampling_states: SamplingStates | None = None
+        self.first_pass_graphs: FirstPassGraphManager | None = None
+        self.beam_graphs: BeamGraphManager | None = None
+
+    # -- set-up ---------------------------------------------------------------------------------------
+
+    def use_sampling_states(self, states: SamplingStates) -> None:
+        """The target's sampling parameters, with which drafts are warped too."""
+        self.sampling_states = states
+
+    def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
+        backend = self.speculative_config.attention_backend
+        if backend is None:
+            return super().load_draft_model(target_model, target_attn_layer_names)
+        real = self.vllm_config
+        self.vllm_config = copy.copy(real)
+        self.vllm_config.attention_config = copy.copy(real.attention_config)
+        self.vllm_config.attention_config.backend = backend
+        try:
+            return super().load_draft_model(target_model, target_attn_layer_names)
+        finally:
+            self.vllm_config = real
+
+    def load_model(self, target_model: nn.Module) -> None:
+        super().load_model(target_model)
+        found = get_layers_from_vllm_config(self.vllm_config, AttentionLayerBase)
+        layers = [found[name] for name in sorted(self.draft_attn_layer_names)]
+        workspace = PrefixWorkspace.allocate(
+            self.max_num_reqs,
+            self.beam_width,
+            max(layer.impl.num_heads for layer in layers),
+            min(layer.impl.num_kv_heads for layer in layers),
+            max(layer.impl.head_size for layer in layers),
+            self.device,
+        )
+        depth = self.num_speculative_steps - 1
+        dtype = self.draft_model_config.dtype
+        beam_attention = [
+            BeamAttention(layer, self.max_num_reqs, self.beam_width, depth, workspace, dtype) for layer in layers
+        ]
+        scratch = sum(attention.scratch_bytes for attention in beam_attention)
+        logger.info(
+            "MTAD scratch: %.1f MiB for the KV of %d requests x %d beams, outside of the KV cache.",
+            scratch / 2**20,
+            self.max_num_reqs,
+            self.beam_width,
+        )
+
+    def set_attn(self, *args: Any, **kwargs: Any) -> None:
+        super().set_attn(*args, **kwargs)
+        groups = [
+            i
+            for i, group in enumerate(self.attn_groups)
+            if any(set(g.layer_names) & self.draft_attn_layer_names for g in group)
+        ]
+        assert len(groups) == 1, "mtad's checks leave no target whose KV is of several kinds"
+        (self.kv_group,) = groups
+        for group in self.attn_groups[self.kv_group]:
+            if group.kernel_block_size is not None:
+                raise ValueError(
+                    f"block_size={group.kv_cache_spec.block_size} cannot be combined with speculative method 'mtad':"
+                    f" the attention backend splits it, so give its own block size, {group.kernel_block_size}."
+                )
+
+    # -- a drafting round -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def propose(
+        self,
+        input_batch: InputBatch,
+        attn_metadata: dict[str, Any],
+        slot_mappings: dict[str, torch.Tensor],
+        last_hidden_states: torch.Tensor,
+        aux_hidden_states: list[torch.Tensor] | None,
+        num_sampled: torch.Tensor,
+        num_rejected: torch.Tensor,
+        last_sampled: torch.Tensor,
+        next_prefill_tokens: torch.Tensor,
+        temperature: torch.Tensor,
+        seeds: torch.Tensor,
+        dp_sync_state: Any = None,
+        dummy_run: bool = False,
+        skip_attn_for_dummy_run: bool = False,
+        mm_inputs: Any = None,
+        is_profile: bool = False,
+        num_speculative_tokens: int | None = None,
+    ) -> torch.Tensor:
+        """`[num_reqs, gamma]` int64 draft tokens; their log q is in `draft_logits`, by request state.
+
+        Columns from `num_speculative_tokens` on mean nothing. With 0 of them the draft model still sees the text, or
+        later drafts would attend to holes.
+        """
+        num_reqs = input_batch.num_reqs
+        num_drafts = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
+        attend = not (dummy_run and skip_attn_for_dummy_run)
+        # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
+        self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
+        self._first_pass(input_batch, num_rejected, last_sampled, attend)
+        if num_drafts > 0:
+            # Profiling runs with the larger memory of the two.
+            truncates = is_profile or self._copy_truncation(input_batch.idx_mapping_np)
+            graphs = self.beam_graphs if attend else None
+            if graphs is not None and (descriptor := graphs.find(num_reqs, num_drafts, truncates)):
+                graphs.run_fullgraph(descriptor)
+            else:
+                self._beam_loop(num_reqs, num_drafts, truncates, attend)
+        return self.draft_tokens[:num_reqs]
+
+    def _copy_truncation(self, requests: np.ndarray) -> bool:
+        assert self.sampling_states is not None, "the runner has not handed over its sampling states"
+        truncates = any_truncates(self.sampling_states, requests)
+        if truncates:
+            self.requests.copy_truncation(self.sampling_states)
+        return truncates
+
+    def _first_pass(
+        self, input_batch: InputBatch, num_rejected: torch.Tensor, last_sampled: torch.Tensor, attend: bool
+    ) -> None:
+        """Draft KV of this step's tokens, and the hidden state of each request's newest into `first_hidden`."""
+        num_reqs = input_batch.num_reqs
+        num_tokens = prepare_prefill_inputs(
+            input_buffers=self.input_buffers,
+            input_batch=input_batch,
+            last_sampled=last_sampled,
+            num_rejected=num_rejected,
+            expanded_input_ids=self.expanded_input_ids,
+            expanded_positions=self.expanded_positions,
+            last_token_indices=self.last_token_indices,
+            max_num_reqs=self.max_num_reqs,
+            max_model_len=self.max_model_len,
+        )
+        if not attend:
+            self._first_forward(num_reqs, num_tokens, None, None)
+            return
+        descriptor = self._first_pass_descriptor(input_batch, num_tokens)
+        self.block_tables.compute_slot_mappings(
+            self.idx_mapping[:num_reqs],
+            self.input_buffers.query_start_loc[: num_reqs + 1],
+            self.expanded_positions,
+            num_tokens,
+            out=self.expanded_slot_mappings,
+        )
+        # A replay reads what the builders refresh in their own buffers.
+        metadata, slots = self._first_pass_metadata(
+            num_reqs,
+            descriptor,
+            input_batch.query_start_loc_np[: num_reqs + 1] + self.arange_np[: num_reqs + 1],
+            input_batch.seq_lens_cpu_upper_bound,
+        )
+        if descriptor.cg_mode == CUDAGraphMode.FULL:
+            assert self.first_pass_graphs is not None
+            self.first_pass_graphs.run_fullgraph(descriptor)
+        else:
+            self._first_forward(num_reqs, num_tokens, metadata, slots)
+
+    def _first_pass_descriptor(self, input_batch: InputBatch, num_tokens: int) -> BatchExecutionDescriptor:
+        """A captured graph if every request has as many tokens, else one for eager execution."""
+        eager = BatchExecutionDescriptor(
+            cg_mode=CUDAGraphMode.NONE, num_tokens=num_tokens, num_reqs=input_batch.num_reqs
+        )
+        uniform = get_uniform_decode_token_count(
+            input_batch.num_reqs,
+            input_batch.num_tokens,
+            int(input_batch.num_scheduled_tokens.max()),
+            input_batch.decode_graph_eligible,
+        )
+        if self.first_pass_graphs is None or uniform is None:
+            return eager
+        return self.first_pass_graphs.dispatch(input_batch.num_reqs, num_tokens, uniform + 1, num_active_loras=0)
+
+    def _first_pass_metadata(
+        self,
+        num_reqs: int,
+        descriptor: BatchExecutionDescriptor,
+        query_start_loc: np.ndarray,
+        seq_lens_cpu_upper_bound: torch.Tensor,
+    ) -> tuple[dict[str, Any] | None, dict[str, torch.Tensor]]:
+        """(attention metadata, slot mapping) by layer, on persistent buffers."""
+        slots = self.expanded_slot_mappings[:, : descriptor.num_tokens]
+        metadata = self._build_attn_metadata(
+            num_reqs=num_reqs,
+            batch_desc=descriptor,
+            query_start_loc_np=query_start_loc,
+            seq_lens_cpu_upper_bound=seq_lens_cpu_upper_bound,
+            step=1,  # the target's newest token
+            slot_mappings=slots,
+        )
+        return metadata, build_slot_mappings_by_layer(slots, self.kv_cache_config)
+
+    def _first_forward(
+        self,
+        num_reqs: int,
+        num_tokens: int,
+        metadata: dict[str, Any] | None,
+        slots: dict[str, torch.Tensor] | None,
+    ) -> None:
+        hidden = self._run_model(
+            self.expanded_input_ids[:num_tokens],
+            self.expanded_positions[:num_tokens].clamp(max=self.window - 1),
+            metadata,
+            slots,
+            None,
+        )
+        self.first_hidden[:num_reqs] = hidden[self.last_token_indices[:num_reqs]]
+
+    def _beam_loop(self, num_reqs: int, num_drafts: int, truncates: bool, attend: bool = True) -> None:
+        """From `first_hidden` to the chosen drafts; every tensor that it reads is persistent."""
+        states, roots = self.requests.states[:num_reqs], self.requests.root_positions[:num_reqs]
+        last_positions = self.expanded_positions[self.last_token_indices[:num_reqs]]
+        roots.copy_(torch.where(states >= 0, last_positions, -1))
+        self.prefix_lens[:num_reqs] = roots + 1
+        logits = self.compute_draft_logits(self.first_hidden[:num_reqs], 0)
+        self.beams.step(logits, 0, num_reqs, truncates)
+        rows = num_reqs * self.beam_width
+        for depth in range(1, num_drafts):
+            positions = (roots + depth).clamp_(min=0, max=self.window - 1)
+            hidden = self._run_model(
+                self.beams.input_ids[:rows],
+                positions.repeat_interleave(self.beam_width, output_size=rows),
+                self._beam_metadata(num_reqs, depth) if attend else None,
+                None,  # no slots: a beam writes nothing into the paged cache
+                None,
+            )
+            self.beams.step(self.compute_draft_logits(hidden, depth), depth, num_reqs, truncates)
+        self.beams.choose(num_reqs, num_drafts, self.draft_tokens)
+
+    def _beam_metadata(self, num_reqs: int, depth: int) -> dict[str, Any]:
+        """Of the pass that feeds the beams' newest token, the `depth`-th of the draft."""
+        metadata = BeamAttentionMetadata(
+            depth=depth - 1,
+            prefix_lens=self.prefix_lens[:num_reqs],
+            block_table=self.block_tables.input_block_tables[self.kv_group][:num_reqs],
+            query_start_loc=self.beam_starts[: num_reqs + 1],
+            ancestry=self.beams.ancestry(depth),
+            max_prefix_len=self.max_model_len,
+        )
+        return dict.fromkeys(self.draft_attn_layer_names, metadata)
+
+    # -- CUDA graphs ----------------------------------------------------------------------------------
+
+    def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
+        supports_uniform = self.attn_cg_support.min_cg_support.value >= AttentionCGSupport.UNIFORM_BATCH.value
+        first_mode = cudagraph_mode if supports_uniform else CUDAGraphMode.NONE
+        self.first_pass_graphs = FirstPassGraphManager(self.vllm_config, self.device, first_mode)
+        self.beam_graphs = BeamGraphManager(self.vllm_config, self.device, cudagraph_mode, self.beam_width)
+
+    def capture(self) -> None:
+        assert self.first_pass_graphs is not None
+        assert self.beam_graphs is not None
+        self.idx_mapping.fill_(-1)
+        self.expanded_slot_mappings.fill_(PAD_SLOT_ID)
+        self.first_pass_graphs.capture(self._capture_first_pass, "Capturing MTAD first passes")
+        self.beam_graphs.capture(self._capture_beam_loop, "Capturing MTAD beam loops")
+
+    def _capture_first_pass(
+        self, descriptor: BatchExecutionDescriptor, warmup: bool
+    ) -> Callable[[CUDAGraphMode], None]:
+        num_reqs, query_len = descriptor.num_reqs, descriptor.uniform_token_count
+        assert num_reqs is not None
+        assert query_len is not None
+        starts = self.arange_np[: num_reqs + 1] * query_len
+        self.block_tables.get_dummy_block_tables(num_reqs)
+        self.input_buffers.query_start_loc.fill_(descriptor.num_tokens)
+        self.input_buffers.query_start_loc[: num_reqs + 1] = torch.from_numpy(starts).to(self.device)
+        self.input_buffers.seq_lens.zero_()
+        self.input_buffers.seq_lens[:num_reqs] = query_len
+        self.last_token_indices.zero_()
+        seq_lens = torch.full((num_reqs,), query_len, dtype=torch.int32)
+        metadata, slots = self._first_pass_metadata(num_reqs, descriptor, starts, seq_lens)
+        return lambda mode: self._first_forward(num_reqs, descriptor.num_tokens, metadata, slots)
+
+    def _capture_beam_loop(self, descriptor: BatchExecutionDescriptor, warmup: bool) -> Callable[[CUDAGraphMode], None]:
+        assert isinstance(descriptor, BeamBatchDescriptor)
+        num_reqs, drafts, truncates = descriptor.num_reqs, descriptor.num_speculative_tokens, descriptor.truncates
+        assert num_reqs is not None
+        return lambda mode: self._beam_loop(num_reqs, drafts, truncates)
