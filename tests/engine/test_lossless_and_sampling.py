@@ -8,19 +8,20 @@ import pytest
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from tests.engine.engines import counters, engine, generate, generate_tokens
+from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate, generate_tokens
 from tests.small_pair import random_prompts
 
-OPTIONS = {"max_num_batched_tokens": 64, "max_num_seqs": 8}
-PROMPTS = random_prompts([5, 33, 90, 17, 64, 9, 40, 120, 3, 25, 70, 11] * 2, seed=2)
+OPTIONS = {"max_num_batched_tokens": 64}
+PROMPTS = random_prompts([5, 33, 90, 17, 64, 9, 40, 120, 3, 25, 70, 11] * (1 if ON_V2 else 2), seed=2)
+FEW = 4 if ON_V2 else 8
 
 
 def greedy(**values) -> SamplingParams:
-    return SamplingParams(**({"temperature": 0, "max_tokens": 20, "ignore_eos": True} | values))
+    return SamplingParams(**({"temperature": 0, "max_tokens": NUM_TOKENS, "ignore_eos": True} | values))
 
 
 def sampled(**values) -> SamplingParams:
-    return SamplingParams(**({"max_tokens": 20, "ignore_eos": True} | values))
+    return SamplingParams(**({"max_tokens": NUM_TOKENS, "ignore_eos": True} | values))
 
 
 GREEDY_REQUESTS = [
@@ -30,7 +31,7 @@ GREEDY_REQUESTS = [
     greedy(logprobs=3),
     greedy(allowed_token_ids=list(range(40, 140))),
     greedy(bad_words=["t77", "t101 t5"]),
-    greedy(min_tokens=10, stop_token_ids=list(range(3, 200)), ignore_eos=False),
+    greedy(min_tokens=NUM_TOKENS // 2, stop_token_ids=list(range(3, 130)), ignore_eos=False),
     greedy(top_k=7, top_p=0.3),
     greedy(max_tokens=1),
     greedy(max_tokens=3, logprobs=0),
@@ -72,8 +73,8 @@ def stopping_requests(outputs) -> list[SamplingParams]:
 def without_draft(small_pair):
     with engine(small_pair[0], **OPTIONS) as llm:
         mixed = generate(llm, PROMPTS, mixed_batch(with_seeds=False))
-        plain = generate(llm, PROMPTS[:8], greedy())
-        stopped = generate(llm, PROMPTS[:8], stopping_requests(plain))
+        plain = generate(llm, PROMPTS[:FEW], greedy())
+        stopped = generate(llm, PROMPTS[:FEW], stopping_requests(plain))
     return {"mixed": mixed, "plain": plain, "stopped": stopped}
 
 
@@ -87,7 +88,7 @@ def test_greedy_requests_in_mixed_batches_equal_decoding_without_a_draft(llm, wi
     params = mixed_batch()
     outputs = generate(llm, PROMPTS, params)
     is_greedy = [p.temperature == 0 for p in params]
-    assert sum(is_greedy) == 16
+    assert sum(is_greedy) == len(PROMPTS) * 2 // 3
     for output, expected, checked in zip(outputs, without_draft["mixed"], is_greedy):
         if checked:
             assert list(output.token_ids) == list(expected.token_ids)
@@ -99,7 +100,7 @@ def test_greedy_requests_in_mixed_batches_equal_decoding_without_a_draft(llm, wi
 def test_plain_greedy_equals_decoding_without_a_draft_and_drafts_are_accepted(llm, without_draft):
     before = counters(llm)
     outputs = generate_tokens(llm, PROMPTS, greedy())
-    assert outputs[:8] == [list(o.token_ids) for o in without_draft["plain"]]
+    assert outputs[:FEW] == [list(o.token_ids) for o in without_draft["plain"]]
     after = counters(llm)
     assert after["spec_decode_num_accepted_tokens"] > before["spec_decode_num_accepted_tokens"]
 
@@ -117,11 +118,11 @@ def test_logprobs_equal_those_without_a_draft(llm, without_draft):
             assert [got[t].rank for t in got] == [wanted[t].rank for t in got]
             assert [got[t].logprob for t in got] == pytest.approx([wanted[t].logprob for t in got], abs=1e-4)
             compared += 1
-    assert compared > 20
+    assert compared > NUM_TOKENS
 
 
 def test_stops_inside_an_accepted_prefix(llm, without_draft):
-    outputs = generate(llm, PROMPTS[:8], stopping_requests(without_draft["plain"]))
+    outputs = generate(llm, PROMPTS[:FEW], stopping_requests(without_draft["plain"]))
     for output, expected in zip(outputs, without_draft["stopped"]):
         assert list(output.token_ids) == list(expected.token_ids)
         assert output.text == expected.text
@@ -158,13 +159,21 @@ def test_a_seeded_request_does_not_depend_on_its_batch(llm):
 
 def test_min_p_of_one_is_greedy(llm, without_draft):
     """Only the most likely token has min_p = 1 of itself: at all gamma + 1 rows, or the text would differ."""
-    outputs = generate_tokens(llm, PROMPTS[:8], sampled(min_p=1.0))
+    outputs = generate_tokens(llm, PROMPTS[:FEW], sampled(min_p=1.0))
     assert outputs == [list(o.token_ids) for o in without_draft["plain"]]
 
 
-def test_logit_bias_is_refused(llm):
-    with pytest.raises(VLLMValidationError, match="logit_bias"):
-        generate(llm, PROMPTS[:1], sampled(logit_bias={5: 1.0}))
+def test_logit_bias_acts_at_every_row_on_v2_and_is_refused_on_v1(llm, without_draft):
+    if not ON_V2:
+        with pytest.raises(VLLMValidationError, match="logit_bias"):
+            generate(llm, PROMPTS[:1], sampled(logit_bias={5: 1.0}))
+        return
+    biased = generate_tokens(llm, PROMPTS[:FEW], greedy(logit_bias={5: 100.0, 77: 100.0}))
+    assert all(set(tokens) <= {5, 77} for tokens in biased)
+    before = counters(llm)["spec_decode_num_accepted_tokens"]
+    unbiased = generate_tokens(llm, PROMPTS[:FEW], greedy(logit_bias={5: 0.0}))
+    assert unbiased == [list(o.token_ids) for o in without_draft["plain"]]
+    assert counters(llm)["spec_decode_num_accepted_tokens"] > before
 
 
 def test_two_requests_of_one_name_after_each_other_keep_their_own_parameters(llm, without_draft):
@@ -178,9 +187,9 @@ def test_two_requests_of_one_name_after_each_other_keep_their_own_parameters(llm
 def test_a_draft_that_is_the_target_is_accepted_whole(small_pair):
     target = small_pair[0]
     with engine(target, target, {"greedy": "joint"}, enable_prefix_caching=False) as llm:
-        requests = [*[sampled(), sampled(temperature=0.7, top_p=0.9), sampled(top_k=20), sampled(top_k=2)], *SEEDED]
-        generate(llm, PROMPTS[:8], requests)
-        generate(llm, PROMPTS[:8], greedy())  # joint greedy
+        requests = [sampled(), sampled(temperature=0.7, top_p=0.9), sampled(top_k=20), sampled(top_k=2), *SEEDED][:FEW]
+        generate(llm, PROMPTS[:FEW], requests)
+        generate(llm, PROMPTS[:FEW], greedy())  # joint greedy
         seen = counters(llm)
-    assert seen["spec_decode_num_draft_tokens"] > 100
+    assert seen["spec_decode_num_draft_tokens"] > 5 * NUM_TOKENS
     assert seen["spec_decode_num_accepted_tokens"] == seen["spec_decode_num_draft_tokens"]

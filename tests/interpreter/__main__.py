@@ -1,6 +1,6 @@
 """`python -m tests.interpreter ARGS...` is `python ARGS...` with Triton's kernels interpreted on the CPU.
 
-E.g. `python -m tests.interpreter -m pytest tests/v2`. Worker processes inherit it all through the environment.
+For example `python -m tests.interpreter -m pytest tests/v2`. Worker processes inherit it through the environment.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ SITE = Path(__file__).parent / "site"
 ENVIRONMENT = {
     "MTAD_TEST_INTERPRETER": "1",
     "TRITON_INTERPRET": "1",
-    "TORCHINDUCTOR_TRITON_DISABLE_DEVICE_DETECTION": "1",  # or torch.compile asks the backend that is not one
     "VLLM_USE_V2_MODEL_RUNNER": "1",
-    "OMP_NUM_THREADS": "1",  # numpy holds one core between tiny torch calls; idle OpenMP threads spin on it
+    # A second OpenMP thread would only spin while numpy works: six times slower. With binding vLLM sets its own number.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Or torch.compile asks Triton's driver, which is not a real one, for its target.
+    "TORCHINDUCTOR_TRITON_DISABLE_DEVICE_DETECTION": "1",
 }
 
 

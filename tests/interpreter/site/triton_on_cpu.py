@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from triton.language.extra import libdevice
 from triton.runtime import interpreter
 
 
-def change_triton(triton: ModuleType) -> None:
+def change_triton(triton: Any) -> None:
     _add_cpu_backend()
     _patch_language_once()
     _label_comparisons()
@@ -23,7 +23,7 @@ def change_triton(triton: ModuleType) -> None:
     _implement_log1p()
 
 
-def change_top_k_top_p(sampler: ModuleType) -> None:
+def change_top_k_top_p(sampler: Any) -> None:
     """vLLM's kernel calls `.to` on a loop variable, which is a Python int here; vLLM has a torch version."""
     sampler.HAS_TRITON = False
 

@@ -8,10 +8,10 @@ from vllm_mtad.runners.v2.kernels.noise import draft_key, gumbel
 
 
 @triton.jit
-def _gumbel_kernel(seeds_ptr, roots_ptr, counters_ptr, out_ptr, n, DEPTH: tl.constexpr, BLOCK: tl.constexpr):
+def _gumbel_kernel(seeds_ptr, roots_ptr, counters_ptr, out_ptr, n, depth: tl.constexpr, block: tl.constexpr):
     row = tl.program_id(0)
-    column = tl.arange(0, BLOCK)
-    key = draft_key(tl.load(seeds_ptr + row), tl.load(roots_ptr + row), DEPTH)
+    column = tl.arange(0, block)
+    key = draft_key(tl.load(seeds_ptr + row), tl.load(roots_ptr + row), depth)
     counters = tl.load(counters_ptr + row * n + column, mask=column < n, other=0)
     tl.store(out_ptr + row * n + column, gumbel(key, counters), mask=column < n)
 
@@ -24,7 +24,7 @@ def test_equals_the_torch_noise_for_any_seed_position_and_counter(device):
     counters[:, 0] = 0
     for depth in (0, 1, 4):
         out = torch.empty(counters.shape, device=device)
-        _gumbel_kernel[(len(seeds),)](seeds, roots, counters, out, counters.shape[1], DEPTH=depth, BLOCK=512)
+        _gumbel_kernel[(len(seeds),)](seeds, roots, counters, out, counters.shape[1], depth=depth, block=512)
         expected = -log_exponential(draft_keys(root_keys(seeds, roots), depth), counters)
         # Where the exponential is near 1 its logarithm is near 0: an absolute bound is the meaningful one.
         torch.testing.assert_close(out, expected, atol=5e-6, rtol=2e-6)
