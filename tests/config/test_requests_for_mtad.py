@@ -93,18 +93,41 @@ def test_bare_method_without_a_known_draft_names_the_flag(small_pair):
     assert "--spec-model" in message
 
 
-def test_where_v2_would_be_the_default_v1_is_selected_and_v2_refused(small_pair, monkeypatch):
-    """As on a GPU, where Triton is there."""
+@pytest.fixture
+def with_triton(monkeypatch):
+    """As on a GPU, where Triton is there and Model Runner V2 the default."""
     from vllm.config import vllm as vllm_config
 
-    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]})
-    plain = create(small_pair[0], None)
     monkeypatch.setattr(vllm_config, "HAS_TRITON", True)
-    assert plain.use_v2_model_runner
+
+
+def test_runs_on_v1_without_triton_and_on_v2_with_it(small_pair, request):
+    given = {"method": "mtad", "model": small_pair[1]}
+    config = create(small_pair[0], given)
     assert not config.use_v2_model_runner
-    plain._validate_v2_model_runner()
-    with pytest.raises(ValueError, match="V2 does not yet support: speculative method 'mtad'"):
-        config._validate_v2_model_runner()
+    assert not config.speculative_config.accepts_logit_bias
+    request.getfixturevalue("with_triton")
+    config = create(small_pair[0], given)
+    assert config.use_v2_model_runner
+    assert config.speculative_config.accepts_logit_bias
+    config._validate_v2_model_runner()
+
+
+def test_async_scheduling_is_not_turned_off_for_mtad(small_pair, monkeypatch):
+    """The CPU platform turns it off at the end for every method, so that is kept from doing so here."""
+    from vllm.config import vllm as vllm_config
+
+    seen = []
+
+    def see(config):
+        seen.append(config.scheduler_config.async_scheduling)
+
+    monkeypatch.setattr("vllm.platforms.cpu.CpuPlatform.check_and_update_config", classmethod(lambda cls, c: see(c)))
+    monkeypatch.setattr(vllm_config, "HAS_TRITON", True)
+    create(small_pair[0], {"method": "mtad", "model": small_pair[1]})
+    create(small_pair[0], {"method": "mtad", "model": small_pair[1]}, async_scheduling=True)
+    create(small_pair[0], {"method": "ngram", "num_speculative_tokens": 2})
+    assert seen == [True, True, False]
 
 
 def test_help_shows_the_fields():
@@ -147,7 +170,6 @@ def test_a_bad_option_is_named_with_what_is_accepted(small_pair, field, value, a
         ("draft_sample_method", "probabilistic"),
         ("use_local_argmax_reduction", True),
         ("enable_adaptive_verification", True),
-        ("num_speculative_tokens_per_batch_size", [(1, 8, 4)]),
         ("draft_tensor_parallel_size", 2),
         ("no_such_field", 1),
     ],
@@ -204,22 +226,58 @@ def test_vllms_own_draft_fields_keep_their_meaning(small_pair):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"max_num_batched_tokens": 130, "max_num_seqs": 2}, "beam_width=200"),
         ({"enable_lora": True}, "enable_lora"),
         ({"logits_processors": ["some.module:Processor"]}, "logits_processors"),
-        ({"logprobs_mode": "processed_logits"}, "processed_logits"),
         ({"max_model_len": 4}, "num_speculative_tokens=4"),
-        ({"async_scheduling": True}, "sync scheduling"),
         ({"data_parallel_size": 2}, "data_parallel_size=2"),
-        ({"max_model_len": -1}, "max_model_len='auto'"),
         ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline_parallel_size=2"),
     ],
 )
 def test_an_engine_option_that_cannot_be_combined_is_named(small_pair, options, named):
-    beam_width = 200 if "beam_width" in named else 4
-    assert named in refusal(
-        small_pair[0], {"method": "mtad", "model": small_pair[1], "beam_width": beam_width}, **options
-    )
+    assert named in refusal(small_pair[0], {"method": "mtad", "model": small_pair[1]}, **options)
+
+
+SCHEDULE = {"num_speculative_tokens_per_batch_size": [(1, 2, 4), (3, 8, 0)]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "named"),
+    [
+        ({"beam_width": 200}, {"max_num_batched_tokens": 130, "max_num_seqs": 2}, "beam_width=200"),
+        (SCHEDULE, {}, "num_speculative_tokens_per_batch_size"),
+        ({}, {"logprobs_mode": "processed_logits"}, "processed_logits"),
+        ({}, {"max_model_len": -1}, "max_model_len='auto'"),
+    ],
+)
+def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, fields, options, named):
+    given = {"method": "mtad", "model": small_pair[1], **fields}
+    if "beam_width" not in fields:
+        create(small_pair[0], given, **options)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    assert named in refusal(small_pair[0], given, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "named"),
+    [
+        ({}, {"max_num_batched_tokens": 130, "max_num_seqs": 40}, "max_num_seqs=40"),
+        ({"attention_backend": "FLASHINFER"}, {}, "FLASHINFER"),
+        ({}, {"attention_backend": "FLEX_ATTENTION"}, "FLEX_ATTENTION"),
+        ({"kv_cache_dtype": "fp8"}, {}, "kv_cache_dtype='fp8'"),
+        ({}, {"kv_cache_dtype": "fp8"}, "kv_cache_dtype='fp8'"),
+    ],
+)
+def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, named):
+    assert named in refusal(small_pair[0], {"method": "mtad", "model": small_pair[1], **fields}, **options)
+
+
+def test_v1_on_a_gpu_is_refused(small_pair, monkeypatch):
+    from vllm_mtad.config.engine_checks import check_engine
+
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]})
+    monkeypatch.setattr("vllm.platforms.cpu.CpuPlatform.is_cpu", lambda self: False)
+    with pytest.raises(ValueError, match="Model Runner V1"):
+        check_engine(config)
 
 
 def save_llama(folder, vocab_size: int, swap: bool = False) -> None:

@@ -23,8 +23,10 @@ CONTRACTS = {
         ["self", "target_model_config", "target_parallel_config"],
         ['("--spec-method", "method", self.spec_method)', "return SpeculativeConfig(**self.speculative_config)"],
     ),
-    "VllmConfig._get_v2_model_runner_unsupported_features": (["self"], ["return unsupported"]),
-    "SamplingParams._validate_spec_decode": (["self", "speculative_config"], ["if self.min_p > _SAMPLING_EPS or"]),
+    "SamplingParams._validate_spec_decode": (
+        ["self", "speculative_config"],
+        ["if self.min_p > _SAMPLING_EPS or self.logit_bias:"],
+    ),
     "EngineCore._initialize_kv_caches": (
         ["self", "vllm_config"],
         [
@@ -43,8 +45,45 @@ CONTRACTS = {
         ["gen = self.input_batch.generators.get(int(i))", "gen.set_offset(gen.get_offset() - 4)"],
     ),
 }
-# Places that no seam patches but the V1 adapters rely on: (module, name) -> lines.
+CONTRACTS["GPUModelRunner.load_model"] = (
+    ["self", "load_dummy_weights", "args", "model", "kwargs"],
+    ["self.sampler = Sampler(**sampler_kwargs)", "self.rejection_sampler = RejectionSampler("],
+)
+V2 = "vllm.v1.worker.gpu"
+# Places that no seam patches but the adapters rely on: (module, name) -> lines.
 RELIED_ON = {
+    ("vllm.config.vllm", "VllmConfig.__post_init__"): ["not in get_args(NgramGPUTypes)"],
+    (f"{V2}.spec_decode", "init_speculator"): [
+        "elif speculative_config.uses_draft_model():",
+        "return StandaloneARSpeculator(vllm_config, device)",
+    ],
+    (f"{V2}.model_runner", "GPUModelRunner.sample"): ["self.speculator.draft_logits,"],
+    (f"{V2}.model_runner", "GPUModelRunner.sample_tokens"): [
+        "draft_tokens[:, num_spec_tokens:] = -1",
+        "self.req_states.draft_tokens[input_batch.idx_mapping] = draft_tokens",
+    ],
+    (f"{V2}.model_runner", "GPUModelRunner.initialize_kv_cache"): [
+        "self.speculator.set_attn(",
+        "self.speculator.init_cudagraph_manager(cudagraph_mode)",
+    ],
+    (f"{V2}.spec_decode.speculator", "DraftModelSpeculator._copy_request_inputs"): [
+        "self.idx_mapping.fill_(-1)",
+        "self.idx_mapping[num_reqs:].fill_(-1)",
+    ],
+    (f"{V2}.spec_decode.rejection_sampler", "RejectionSampler._verify_in_chunks"): [
+        "processed_logits, sampled, num_sampled = self._verify(",
+        "# draft_logits uses persistent request-state indices and stays global.",
+    ],
+    (f"{V2}.spec_decode.rejection_sampler", "RejectionSampler.__call__"): [
+        "verify_draft_sampled = draft_sampled.masked_fill(invalid_drafts, -1)"
+    ],
+    (f"{V2}.sample.sampler", "Sampler.apply_sampling_params"): ["return self.sampling_states.apply_top_k_top_p("],
+    (f"{V2}.cudagraph_utils", "profile_cudagraph_memory"): ["if isinstance(value, CudaGraphManager)"],
+    (f"{V2}.cudagraph_utils", "CudaGraphManager.capture"): ["forward_fn = create_forward_fn(desc, warmup=True)"],
+    ("vllm.model_executor.layers.attention.attention", "unified_attention_with_output"): ["self.impl.forward("],
+    ("vllm.model_executor.layers.attention.attention", "unified_kv_cache_update"): [
+        "if layer_slot_mapping is not None:"
+    ],
     ("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.__init__"): [
         "elif self.speculative_config.uses_draft_model():",
         "self.drafter = DraftModelProposer(",
@@ -110,7 +149,8 @@ def test_what_is_replaced_still_has_its_shape(name):
 
 def test_every_seam_has_a_contract():
     constructors = {"SpeculativeConfig", "DraftModelProposer.__new__", "RejectionSampler.__new__"}
-    assert {seam.name for seam in SEAMS} == set(CONTRACTS) | constructors
+    constructors |= {"StandaloneARSpeculator.__new__"}
+    assert {seam.name for seam in SEAMS} == set(CONTRACTS) | constructors | {"NgramGPUTypes"}
 
 
 @pytest.mark.parametrize(("module", "name"), RELIED_ON)
@@ -125,6 +165,7 @@ def test_what_the_adapters_rely_on_is_there(module, name):
     [
         ("vllm.v1.spec_decode.draft_model", "DraftModelProposer", ["vllm_config", "device", "runner"]),
         ("vllm.v1.sample.rejection_sampler", "RejectionSampler", ["sampler", "spec_config", "device"]),
+        (f"{V2}.spec_decode.standalone_ar.speculator", "StandaloneARSpeculator", ["vllm_config", "device"]),
     ],
 )
 def test_constructors_still_choose_by_the_configuration(module, name, parameters):
@@ -133,40 +174,52 @@ def test_constructors_still_choose_by_the_configuration(module, name, parameters
     assert cls.__new__.__mtad_seam__ == f"{name}.__new__"
 
 
-def test_propose_has_the_parents_parameters():
-    from vllm.v1.spec_decode.draft_model import DraftModelProposer
-
-    from vllm_mtad.runners.v1.proposer import MTADProposer
-
-    assert list(inspect.signature(MTADProposer.propose).parameters) == list(
-        inspect.signature(DraftModelProposer.propose).parameters
-    )
-
-
-def test_the_samplers_forward_has_the_parents_parameters():
-    from vllm.v1.sample.rejection_sampler import RejectionSampler
-
-    from vllm_mtad.runners.v1.rejection_sampler import MTADRejectionSampler
-
-    assert list(inspect.signature(MTADRejectionSampler.forward).parameters) == list(
-        inspect.signature(RejectionSampler.forward).parameters
-    )
+@pytest.mark.parametrize(
+    ("module", "name", "method"),
+    [
+        ("vllm_mtad.runners.v1.proposer", "MTADProposer", "propose"),
+        ("vllm_mtad.runners.v1.rejection_sampler", "MTADRejectionSampler", "forward"),
+        ("vllm_mtad.runners.v2.speculator", "MTADSpeculator", "propose"),
+        ("vllm_mtad.runners.v2.rejection_sampler", "MTADRejectionSampler", "_verify"),
+    ],
+)
+def test_what_is_overridden_has_the_parents_parameters(module, name, method):
+    own = find(module, name)
+    parent = own.__mro__[1]
+    own_parameters, parents = (list(inspect.signature(getattr(cls, method)).parameters) for cls in (own, parent))
+    assert own_parameters == parents
 
 
-@pytest.mark.parametrize("name", ["logit_bias", "logprob_token_ids"])
-def test_sampling_parameters_that_are_refused_with_mtad_only(name):
+def test_async_scheduling_lists_mtad_beside_vllms_own_methods():
+    from typing import get_args
+
+    from vllm.config import speculative, vllm
+
+    assert get_args(vllm.NgramGPUTypes) == (*get_args(speculative.NgramGPUTypes), "mtad")
+
+
+@pytest.mark.parametrize(
+    ("on_v2", "refused"), [(False, ["logit_bias", "logprob_token_ids"]), (True, ["logprob_token_ids"])]
+)
+def test_sampling_parameters_that_are_refused_with_mtad_only(on_v2, refused):
     from types import SimpleNamespace
 
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
+    config = SimpleNamespace(method="mtad", accepts_logit_bias=on_v2)
     params = SamplingParams(min_p=0.1)
-    params._validate_spec_decode(SimpleNamespace(method="mtad"))
+    params._validate_spec_decode(config)
     with pytest.raises(VLLMValidationError, match="min_p"):
         params._validate_spec_decode(SimpleNamespace(method="draft_model"))
-    setattr(params, name, {5: 1.0} if name == "logit_bias" else [5])
-    with pytest.raises(VLLMValidationError, match=name):
-        params._validate_spec_decode(SimpleNamespace(method="mtad"))
+    for name, value in (("logit_bias", {5: 1.0}), ("logprob_token_ids", [5])):
+        params = SamplingParams()
+        setattr(params, name, value)
+        if name not in refused:
+            params._validate_spec_decode(config)
+            continue
+        with pytest.raises(VLLMValidationError, match=name):
+            params._validate_spec_decode(config)
 
 
 def run_python(code: str) -> str:
@@ -180,7 +233,7 @@ def test_registering_imports_no_engine_and_no_worker():
     code = (
         "import sys, vllm; from vllm.plugins import load_general_plugins; load_general_plugins()\n"
         "print([m for m in sys.modules if m.startswith(('vllm.v1.engine.core', 'vllm.v1.worker.gpu_model_runner',"
-        " 'vllm_mtad.runners', 'vllm_mtad.pair'))])"
+        " 'vllm.v1.worker.gpu.', 'vllm_mtad.runners', 'vllm_mtad.pair'))])"
     )
     assert run_python(code) == "[]"
 
