@@ -15,7 +15,7 @@ from triton.runtime import interpreter
 
 
 def change_triton(triton: Any) -> None:
-    _add_cpu_backend()
+    add_cpu_backend()
     _patch_language_once()
     _label_comparisons()
     _skip_overflow_checks()
@@ -28,7 +28,7 @@ def change_top_k_top_p(sampler: Any) -> None:
     sampler.HAS_TRITON = False
 
 
-def _add_cpu_backend() -> None:
+def add_cpu_backend() -> None:
     """On a CPU vLLM turns Triton off, and Model Runner V2 with it, unless Triton has a backend of this name."""
     backends.backends["cpu"] = backends.Backend(compiler=backends.BaseBackend, driver=InterpreterDriver)
 

@@ -59,23 +59,23 @@ class Case:
         self.ancestry[:, :, depth] = torch.arange(beam_width, device=device)
         self.prefix_lens = torch.tensor(lens, dtype=torch.int32, device=device)
 
-    def run(self, splits=2):
+    def run(self, splits=2, upcast=None):
         rows, num_heads, head_size = self.query.shape
         device = self.query.device
         prefix = torch.full((splits, rows, num_heads, head_size), torch.nan, device=device)
         lse = torch.full((splits, rows, num_heads), torch.nan, device=device)
-        upcast = device.type == "cpu"
+        upcast = device.type == "cpu" if upcast is None else upcast
         prefix_attention(
             self.query, self.keys, self.values, self.block_table, self.prefix_lens, prefix, lse,
             scale=self.scale, beam_width=self.beam_width, upcast=upcast,
         )  # fmt: skip
-        return self.merge(prefix, lse), prefix, lse
+        return self.merge(prefix, lse, upcast), prefix, lse
 
-    def merge(self, prefix, lse):
+    def merge(self, prefix, lse, upcast):
         out = torch.full_like(self.query, torch.nan, memory_format=torch.contiguous_format)
         suffix_attention(
             self.query, self.new_key, self.new_value, self.key_scratch, self.value_scratch, self.ancestry, prefix,
-            lse, out, depth=self.depth, scale=self.scale, upcast=self.query.device.type == "cpu",
+            lse, out, depth=self.depth, scale=self.scale, upcast=upcast,
         )  # fmt: skip
         return out
 
@@ -167,7 +167,9 @@ def test_merges_what_flash_attention_returns(device):
     _, prefix, lse = case.run(splits=1)
     lse = torch.where(lse == -torch.inf, torch.inf, lse)[0].T.contiguous().T[None]
     prefix = torch.where(lse[..., None] == torch.inf, torch.nan, prefix)
-    torch.testing.assert_close(case.merge(prefix, lse).float().cpu(), expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(
+        case.merge(prefix, lse, device.type == "cpu").float().cpu(), expected, atol=2e-5, rtol=2e-5
+    )
 
 
 def test_stores_the_newest_keys_and_values_and_nothing_else(device):
