@@ -4,15 +4,19 @@ One engine without a draft records what it gives; one engine with mtad, with pro
 (`max_num_batched_tokens`), must give the same for every request at temperature 0.
 """
 
+import re
+from itertools import cycle
+
 import pytest
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import StructuredOutputsParams
 
 from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate, generate_tokens
 from tests.small_pair import random_prompts
 
 OPTIONS = {"max_num_batched_tokens": 64}
-PROMPTS = random_prompts([5, 33, 90, 17, 64, 9, 40, 120, 3, 25, 70, 11] * (1 if ON_V2 else 2), seed=2)
+PROMPTS = random_prompts([5, 33, 90, 17, 64, 9, 40, 120, 3, 25, 70, 11] * 2, seed=2)[: 17 if ON_V2 else 24]
 FEW = 4 if ON_V2 else 8
 
 
@@ -24,6 +28,7 @@ def sampled(**values) -> SamplingParams:
     return SamplingParams(**({"max_tokens": NUM_TOKENS, "ignore_eos": True} | values))
 
 
+GRAMMAR = "(t10|t11|t12)(t20|t21)(t30|t31|t32)+"
 GREEDY_REQUESTS = [
     greedy(),
     greedy(repetition_penalty=1.4),
@@ -35,6 +40,7 @@ GREEDY_REQUESTS = [
     greedy(top_k=7, top_p=0.3),
     greedy(max_tokens=1),
     greedy(max_tokens=3, logprobs=0),
+    greedy(structured_outputs=StructuredOutputsParams(regex=GRAMMAR)),
 ]
 SAMPLED_REQUESTS = [
     sampled(),
@@ -50,14 +56,19 @@ def mixed_batch(with_seeds: bool = True) -> list[SamplingParams]:
 
     Without mtad, a seeded request with a chunked prefill ends vLLM 0.32's CPU engine (patches/0.32.0).
     """
-    out = []
+    out, greedy_kinds, sampled_kinds = [], cycle(GREEDY_REQUESTS), cycle(SAMPLED_REQUESTS)
     for i in range(len(PROMPTS)):
-        kinds = SAMPLED_REQUESTS if i % 3 == 2 else GREEDY_REQUESTS
-        params = kinds[(i // 3 + i) % len(kinds)].clone()
+        params = next(sampled_kinds if i % 3 == 2 else greedy_kinds).clone()
         if not with_seeds:
             params.seed = None
         out.append(params)
     return out
+
+
+def test_structured_output_holds_when_sampling(llm):
+    params = sampled(structured_outputs=StructuredOutputsParams(regex=GRAMMAR), ignore_eos=False)
+    for output in generate(llm, PROMPTS[:4], params):
+        assert re.fullmatch(GRAMMAR, output.text.replace(" ", ""))
 
 
 def stopping_requests(outputs) -> list[SamplingParams]:
@@ -88,7 +99,7 @@ def test_greedy_requests_in_mixed_batches_equal_decoding_without_a_draft(llm, wi
     params = mixed_batch()
     outputs = generate(llm, PROMPTS, params)
     is_greedy = [p.temperature == 0 for p in params]
-    assert sum(is_greedy) == len(PROMPTS) * 2 // 3
+    assert sum(is_greedy) > len(GREEDY_REQUESTS), "a kind of request is missing"
     for output, expected, checked in zip(outputs, without_draft["mixed"], is_greedy):
         if checked:
             assert list(output.token_ids) == list(expected.token_ids)
