@@ -5,12 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ENGINE_TESTS_OF_BOTH := tests/engine/test_joint_greedy.py tests/engine/test_lossless_and_sampling.py
 
 demo: $(READY)
 	$(BIN)/vllm-mtad demo
 
+# Model Runner V1 on vLLM's CPU engine; then V2, in Triton's interpreter.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests --ignore tests/v2
+	$(BIN)/python -m tests.interpreter -m pytest tests/v2 $(ENGINE_TESTS_OF_BOTH)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def sampled(**values) -> SamplingParams:
     return SamplingParams(**({"max_tokens": NUM_TOKENS, "ignore_eos": True} | values))
 
 
-GRAMMAR = "(t10|t11|t12)(t20|t21)(t30|t31|t32)+"
+GRAMMAR = "(t10|t11|t12)(t20|t21)(t10|t13|t14)+"  # t1 and t2 are no words: none begins another
 GREEDY_REQUESTS = [
     greedy(),
     greedy(repetition_penalty=1.4),
