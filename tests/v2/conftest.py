@@ -13,6 +13,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=HOW))
 
 
+if not torch.cuda.is_available():
+    import vllm.v1.worker.cpu.shm  # noqa: F401  # vLLM's own stand-ins for pinned memory and streams
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -72,7 +72,7 @@ class PrefixWorkspace:
     def allocate(
         cls, max_num_reqs: int, beam_width: int, num_heads: int, num_kv_heads: int, head_size: int, device: torch.device
     ) -> PrefixWorkspace:
-        programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index) if device.type == "cuda" else 2
+        programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 2
         most = max(n * cls._splits(n, num_kv_heads, programs) for n in range(1, max_num_reqs + 1))
         lse = torch.empty(most * beam_width * num_heads, device=device)
         return cls(torch.empty(len(lse) * head_size, device=device), lse, programs)

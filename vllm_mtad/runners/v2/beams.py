@@ -1,11 +1,12 @@
 """The beams of a drafting round on the device: persistent tensors, and the launches that grow them.
 
 A step costs two launches over `[rows, vocab]` and `[num_reqs]`, and what vLLM's truncation costs where a request asks
-for top-k, top-p or min-p. Nothing is allocated per step but the truncated copy of the logits.
+for top-k, top-p or min-p. Nothing is allocated per step but the logits and their truncated copy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates, beam_candidates
 from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
+
+MAX_LOGITS_ROWS = 1024
+"""Rows of logits at a time: more would cost memory (6 bytes a row and token) and save little."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +79,44 @@ class DraftBeams:
         self.input_ids = torch.zeros(max_num_reqs * beam_width, dtype=torch.int32, device=device)
         self.log_q = torch.full((max_num_reqs, gamma), torch.inf, device=device)
 
-    def step(self, logits: torch.Tensor, depth: int, num_reqs: int, truncates: bool) -> None:
+    def step(
+        self,
+        hidden: torch.Tensor,
+        compute_logits: Callable[[torch.Tensor], torch.Tensor],
+        depth: int,
+        num_reqs: int,
+        truncates: bool,
+    ) -> None:
         """One beam step.
 
         Args:
-            logits: of the draft model, `[num_reqs, vocab]` at depth 0, then `[num_reqs * beam_width, vocab]`.
+            hidden: of the draft model, `[num_reqs, hidden]` at depth 0, then `[num_reqs * beam_width, hidden]`.
+            compute_logits: gives `[rows, vocab]` of `[rows, hidden]`.
             depth: tokens that the beams have already.
             truncates: whether any request asks for top-k, top-p or min-p.
         """
         requests, options = self._requests, self._options
         states = requests.states[:num_reqs]
         width = 1 if depth == 0 else options.beam_width
-        if truncates:
-            logits = self._warp(logits, states.clamp(min=0).repeat_interleave(width, output_size=len(logits)))
-        beam_candidates(
-            logits,
-            states,
-            requests.root_positions,
-            requests.temperature,
-            requests.seeds,
-            self._candidates,
-            depth=depth,
-            width=width,
-            is_warped=truncates,
-            draw=options.draft_sampling == "beam_sample",
-        )
+        at_a_time = max(1, MAX_LOGITS_ROWS // width)
+        for first in range(0, num_reqs, at_a_time):
+            some = slice(first, min(first + at_a_time, num_reqs))
+            rows = slice(some.start * width, some.stop * width)
+            logits = compute_logits(hidden[rows])
+            if truncates:
+                logits = self._warp(logits, states[some].clamp(min=0).repeat_interleave(width, output_size=len(logits)))
+            beam_candidates(
+                logits,
+                states[some],
+                requests.root_positions[some],
+                requests.temperature,
+                requests.seeds,
+                self._candidates.rows(rows),
+                depth=depth,
+                width=width,
+                is_warped=truncates,
+                draw=options.draft_sampling == "beam_sample",
+            )
         select_beams(
             self._candidates,
             states,

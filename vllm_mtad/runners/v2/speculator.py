@@ -24,6 +24,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
+from vllm.v1.sample.ops import topk_topp_triton
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.input_batch import InputBatch
@@ -269,8 +270,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         last_positions = self.expanded_positions[self.last_token_indices[:num_reqs]]
         roots.copy_(torch.where(states >= 0, last_positions, -1))
         self.prefix_lens[:num_reqs] = roots + 1
-        logits = self.compute_draft_logits(self.first_hidden[:num_reqs], 0)
-        self.beams.step(logits, 0, num_reqs, truncates)
+        self.beams.step(self.first_hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncates)
         rows = num_reqs * self.beam_width
         for depth in range(1, num_drafts):
             positions = (roots + depth).clamp_(min=0, max=self.window - 1)
@@ -281,7 +281,7 @@ class MTADSpeculator(StandaloneARSpeculator):
                 None,  # no slots: a beam writes nothing into the paged cache
                 None,
             )
-            self.beams.step(self.compute_draft_logits(hidden, depth), depth, num_reqs, truncates)
+            self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncates)
         self.beams.choose(num_reqs, num_drafts, self.draft_tokens)
 
     def _beam_metadata(self, num_reqs: int, depth: int) -> dict[str, Any]:
@@ -311,6 +311,12 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.expanded_slot_mappings.fill_(PAD_SLOT_ID)
         self.first_pass_graphs.capture(self._capture_first_pass, "Capturing MTAD first passes")
         self.beam_graphs.capture(self._capture_beam_loop, "Capturing MTAD beam loops")
+        # vLLM's truncation keeps scratch tensors that it may replace by larger ones; the graphs use today's.
+        self._captured_scratch = [
+            *topk_topp_triton._TRITON_BUFFER_CACHE.values(),
+            *topk_topp_triton._TRITON_TABLE_CACHE.values(),
+            *topk_topp_triton._TRITON_SPLIT_CACHE.values(),
+        ]
 
     def _capture_first_pass(
         self, descriptor: BatchExecutionDescriptor, warmup: bool

@@ -105,6 +105,11 @@ class Candidates:
         tokens = torch.empty(keys.shape, dtype=torch.int32, device=device)
         return cls(keys, torch.empty_like(keys), tokens, partial, torch.empty_like(partial), block)
 
+    def rows(self, some: slice) -> "Candidates":
+        return Candidates(
+            self.keys[some], self.logits[some], self.tokens[some], self.maxima[some], self.sums[some], self.block
+        )
+
 
 def beam_candidates(
     logits: torch.Tensor,
