@@ -57,6 +57,14 @@ RELIED_ON = {
         "elif speculative_config.uses_draft_model():",
         "return StandaloneARSpeculator(vllm_config, device)",
     ],
+    (f"{V2}.sample.gumbel", "_log1p_neg_stable"): ["direct = tl.log(tl.maximum(1.0 - value"],
+    (f"{V2}.spec_decode.standalone_ar.speculator", "prepare_prefill_inputs"): [
+        "expanded_input_ids: torch.Tensor",
+        "last_token_indices: torch.Tensor",
+        "return src_tokens + num_reqs",
+    ],
+    (f"{V2}.cudagraph_utils", "CudaGraphManager._init_candidates"): ["self._capture_descs[mode] = descs"],
+    ("vllm.v1.sample.ops.topk_topp_triton", "apply_top_k_top_p_triton"): ["_TRITON_BUFFER_CACHE[buf_key] = buffer"],
     (f"{V2}.model_runner", "GPUModelRunner.sample"): ["self.speculator.draft_logits,"],
     (f"{V2}.model_runner", "GPUModelRunner.sample_tokens"): [
         "draft_tokens[:, num_spec_tokens:] = -1",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from vllm import SamplingParams
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -86,6 +87,18 @@ def test_the_schedule_of_draft_lengths_is_respected(runner_and_llm, eager, num_r
     else:  # requests end one by one, and smaller batches draft more
         assert drafts > 0
         assert tokens < drafts * GAMMA
+
+
+def test_a_dummy_run_touches_no_request(runner_and_llm, eager):
+    """Its requests are named after live ones: their KV and their drafts' log q must stay."""
+    runner, llm = runner_and_llm
+    generate_tokens(llm, PROMPTS[:2], REQUESTS["greedy"][:2])
+    log_q = runner.speculator.beams.log_q.clone()
+    kv_caches = [cache.clone() for cache in runner.kv_caches]
+    runner._dummy_run(8)
+    assert torch.equal(runner.speculator.beams.log_q, log_q)
+    for cache, before in zip(runner.kv_caches, kv_caches):
+        assert torch.equal(cache, before)
 
 
 @pytest.fixture(scope="module")
