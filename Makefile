@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-ENGINE_TESTS_OF_BOTH := tests/engine/test_joint_greedy.py tests/engine/test_lossless_and_sampling.py
+ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,joint_greedy.py lossless_and_sampling.py serve.py)
 
 demo: $(READY)
 	$(BIN)/vllm-mtad demo

@@ -126,6 +126,8 @@ class BeamAttention:
         self._key_scratch = torch.zeros(shape, dtype=dtype, device=workspace.out.device)
         self._value_scratch = torch.zeros_like(self._key_scratch)
         layer.impl.forward = self.forward
+        # Compilation may fuse a quantization of the output into the backend's kernel; ours have none.
+        layer.impl.fused_output_quant_supported = lambda quant_key: False
 
     @property
     def scratch_bytes(self) -> int:
