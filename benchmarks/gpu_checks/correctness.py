@@ -1,0 +1,217 @@
+"""Engines on the bundled pair against the slow reference and against each other.
+
+Every engine runs once, in its own process, and the checks compare what came back. Where floating-point numbers are the
+same up to rounding, text may part at a near tie: a margin below `NEAR_TIE` in float32, and in bfloat16 up to a tenth of
+the requests.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_checks.report import Report
+from benchmarks.gpu_checks.subprocesses import Outcome, run_task
+
+NEAR_TIE = {"cuda": 1e-4, "cpu": 1e-5}
+BFLOAT16_SHARE = 0.9
+ALL_KINDS = ("greedy", "sampled", "truncated")
+ENGINE_SECONDS, REFERENCE_SECONDS = 150, 240
+
+
+@dataclass(frozen=True)
+class Size:
+    count: int
+    """Prompts; the reference, which is slow, takes the first `reference_count`."""
+    reference_count: int
+    max_tokens: int
+    num_speculative_tokens: int
+    beam_width: int
+    options: dict[str, Any]
+
+
+FULL = Size(
+    24,
+    12,
+    24,
+    4,
+    4,
+    {
+        "max_model_len": 512,
+        "max_num_seqs": 8,
+        "kv_cache_memory_bytes": 1 << 30,
+        "gpu_memory_utilization": 0.3,  # of which nothing is taken; so much must be free
+    },
+)
+TINY = Size(3, 3, 8, 3, 2, {"max_model_len": 192, "max_num_seqs": 4, "block_size": 32, "enforce_eager": True})
+
+
+@dataclass(frozen=True)
+class Engine:
+    kinds: tuple[str, ...]
+    mtad: dict[str, Any] | None = field(default_factory=dict)
+    """None: the target alone."""
+    dtype: str = "float32"
+    graphs: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+FLOAT32 = {"attention_backend": "TRITON_ATTN"}  # FlashAttention has half precision only
+FLASH = {"attention_backend": "FLASH_ATTN"}
+ENGINES = {
+    "joint": Engine(("greedy",), {"greedy": "joint"}, options=FLOAT32),
+    "float32": Engine(ALL_KINDS, options=FLOAT32),
+    "alone": Engine(("greedy",), None, options=FLOAT32),
+    "float32_eager": Engine(ALL_KINDS, graphs=False, options=FLOAT32),
+    "float32_sync": Engine(ALL_KINDS, options={"async_scheduling": False} | FLOAT32),
+    "bfloat16": Engine(ALL_KINDS, dtype="bfloat16", options=FLASH),
+    "bfloat16_eager": Engine(ALL_KINDS, dtype="bfloat16", graphs=False, options=FLASH),
+    "bfloat16_triton": Engine(ALL_KINDS, dtype="bfloat16", options={"attention_backend": "TRITON_ATTN"}),
+}
+TINY_ENGINES = {"joint": Engine(("greedy",), {"greedy": "joint"}, graphs=False)}
+
+
+def _llm_options(engine: Engine, size: Size) -> dict[str, Any]:
+    options = {"dtype": engine.dtype, "seed": 0, "use_tqdm_on_load": False} | size.options | engine.options
+    if not engine.graphs:
+        return options | {"enforce_eager": True}
+    # Batches of every size have graphs of exactly their size: the target's gamma + 1 tokens a request, the draft's + 2.
+    widths = (size.num_speculative_tokens + 1, size.num_speculative_tokens + 2)
+    sizes = {width * n for width in widths for n in range(1, options["max_num_seqs"] + 1)}
+    graphs = {"mode": 0, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": sorted(sizes)}
+    return options | {"compilation_config": graphs}
+
+
+def _run_engine(name: str, engine: Engine, size: Size, logs: Path) -> Outcome:
+    widths = {"num_speculative_tokens": size.num_speculative_tokens, "beam_width": size.beam_width}
+    arguments = {
+        "mtad": None if engine.mtad is None else widths | engine.mtad,
+        "kinds": engine.kinds,
+        "count": size.count,
+        "max_tokens": size.max_tokens,
+        "options": _llm_options(engine, size),
+    }
+    # Triton multiplies float32 as TF32 unless told otherwise, with three digits.
+    environment = {"TRITON_F32_DEFAULT": "ieee"} if engine.dtype == "float32" else {}
+    return run_task("engine", arguments, logs / f"engine_{name}.log", ENGINE_SECONDS, environment)
+
+
+def run(report: Report, device: str, tiny: bool) -> None:
+    """The reference on the CPU, beside it the engines, two at a time on a GPU; then every check."""
+    size, engines = (TINY, TINY_ENGINES) if tiny else (FULL, ENGINES)
+    reference_arguments = {
+        "num_speculative_tokens": size.num_speculative_tokens,
+        "beam_width": size.beam_width,
+        "count": size.reference_count,
+        "max_tokens": size.max_tokens,
+    }
+    found: dict[str, Any] = {}
+    with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(2 if device == "cuda" else 1) as pool:
+        expected = beside.submit(
+            run_task, "reference", reference_arguments, report.logs / "reference.log", REFERENCE_SECONDS
+        )
+        running = {name: pool.submit(_run_engine, name, engine, size, report.logs) for name, engine in engines.items()}
+        for name, future in running.items():
+            outcome = future.result()
+            found[name] = outcome.result
+            facts = outcome.result["facts"] if outcome.result else None
+            report.add("correctness", engine=name, seconds=outcome.seconds, facts=facts, error=outcome.error)
+    if (outcome := expected.result()).error:
+        report.add("correctness", engine="reference", seconds=outcome.seconds, error=outcome.error)
+    found["reference"] = outcome.result
+    for check, (needed, function) in (TINY_CHECKS if tiny else CHECKS).items():
+        if missing := [name for name in needed if found[name] is None]:
+            report.add("correctness", check=check, passed=False, detail=f"did not run: {', '.join(missing)}")
+        else:
+            try:
+                passed, detail = function(*(found[name] for name in needed), device)
+            except Exception as error:  # an engine did not say what the check asks for
+                passed, detail = False, {"error": repr(error)}
+            report.add("correctness", check=check, passed=passed, detail=detail)
+
+
+# -- checks: each takes what its engines returned and the device, and returns (passed, detail) ------------------------
+
+Verdict = tuple[bool, dict[str, Any]]
+
+
+def _joint_equals_reference(engine: dict, reference: list, device: str) -> Verdict:
+    pairs = list(zip(engine["tokens"]["greedy"], reference))
+    certain = [(got, r["tokens"]) for got, r in pairs if r["smallest_margin"] > NEAR_TIE[device]]
+    detail = {
+        "requests": len(pairs),
+        "certain": len(certain),
+        "equal": sum(got == expected for got, expected in certain),
+        "accepted_per_draft": round(_mean([n for r in reference for n in r["accepted"]]), 3),
+        "first_differences": [_first_difference(got, r["tokens"]) for got, r in pairs],
+    }
+    return detail["equal"] == len(certain) >= len(pairs) / 2, detail
+
+
+def _lossless_equals_target_alone(engine: dict, alone: dict, device: str) -> Verdict:
+    """Equal, but where the target itself is near a tie at the first difference."""
+    differing = []
+    for got, expected, margins in zip(
+        engine["tokens"]["greedy"], alone["tokens"]["greedy"], alone["margins"]["greedy"]
+    ):
+        if (at := _first_difference(got, expected)) is not None:
+            differing.append({"at": at, "margin": margins[at] if at < len(margins) else None})
+    near_ties = [d for d in differing if d["margin"] is not None and d["margin"] < NEAR_TIE[device]]
+    total = len(alone["tokens"]["greedy"])
+    return differing == near_ties and len(near_ties) <= total / 4, {"requests": total, "differing": differing}
+
+
+def _shares(one: dict, other: dict) -> dict[str, float]:
+    """By kind, the share of requests whose tokens are all equal."""
+    kinds = one["tokens"].keys() & other["tokens"].keys()
+    return {k: round(_mean([a == b for a, b in zip(one["tokens"][k], other["tokens"][k])]), 4) for k in sorted(kinds)}
+
+
+def _replayed(engine: dict) -> bool:
+    return all(engine["facts"][name]["replays"] > 0 for name in ("first_pass_graphs", "beam_graphs"))
+
+
+def _graphs_equal_eager_float32(graphs: dict, eager: dict, device: str) -> Verdict:
+    shares = _shares(graphs, eager)
+    return min(shares.values()) == 1.0 and _replayed(graphs), {"shares": shares, "graphs_replayed": _replayed(graphs)}
+
+
+def _graphs_equal_eager_bfloat16(graphs: dict, eager: dict, device: str) -> Verdict:
+    shares, replayed = _shares(graphs, eager), _replayed(graphs)
+    return min(shares.values()) >= BFLOAT16_SHARE and replayed, {"shares": shares, "graphs_replayed": replayed}
+
+
+def _async_equals_sync(asynchronous: dict, synchronous: dict, device: str) -> Verdict:
+    on, off = (engine["facts"]["async_scheduling"] for engine in (asynchronous, synchronous))
+    shares = _shares(asynchronous, synchronous)
+    return on is True and off is False and min(shares.values()) == 1.0, {"default": on, "shares": shares}
+
+
+def _backends_agree(flash: dict, triton: dict, device: str) -> Verdict:
+    shares = _shares(flash, triton)
+    backends = [engine["facts"]["draft_attention"] for engine in (flash, triton)]
+    as_asked = backends == [["FLASH_ATTN"], ["TRITON_ATTN"]]
+    return min(shares.values()) >= BFLOAT16_SHARE and as_asked, {"shares": shares, "draft_attention": backends}
+
+
+CHECKS = {
+    "joint greedy equals the reference (float32)": (("joint", "reference"), _joint_equals_reference),
+    "lossless greedy equals the target alone (float32)": (("float32", "alone"), _lossless_equals_target_alone),
+    "CUDA graphs equal eager (float32)": (("float32", "float32_eager"), _graphs_equal_eager_float32),
+    "CUDA graphs equal eager (bfloat16)": (("bfloat16", "bfloat16_eager"), _graphs_equal_eager_bfloat16),
+    "async scheduling is on by default and equals sync (float32)": (("float32", "float32_sync"), _async_equals_sync),
+    "FLASH_ATTN and TRITON_ATTN agree (bfloat16)": (("bfloat16", "bfloat16_triton"), _backends_agree),
+}
+TINY_CHECKS = {name: CHECKS[name] for name in ("joint greedy equals the reference (float32)",)}
+
+
+def _mean(values: list) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _first_difference(one: list[int], other: list[int]) -> int | None:
+    if one == other:
+        return None
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,130 @@
+"""One engine on the bundled pair, or the slow reference: what each generates for the same prompts, as JSON.
+
+Kinds of request: `greedy`; `sampled`, at T = 1; `truncated`, at T = 1 with top-k 10 and top-p 0.9. Those that sample
+have seeds. In an engine each kind is a batch of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_mtad.pair import draft_path, target_path
+from vllm_mtad.pair.minisql.task import evaluation_examples
+
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 1.0},
+    "truncated": {"temperature": 1.0, "top_k": 10, "top_p": 0.9},
+}
+
+
+def prompt_ids(count: int) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(target_path())
+    return [tokenizer(example.prompt).input_ids for example in evaluation_examples("held_out", count)]
+
+
+def generate(
+    mtad: dict[str, Any] | None, kinds: list[str], count: int, max_tokens: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Run one engine.
+
+    Args:
+        mtad: fields of the speculative configuration; None for the target alone.
+        kinds: of `SAMPLING`.
+        options: of `LLM`.
+
+    Returns:
+        `tokens`: by kind, a list of token ids for each prompt. `margins`, for the target alone: by kind and prompt, the
+        gap in log p between the best two tokens at each position. `facts`: how the engine really ran.
+    """
+    from vllm import LLM, SamplingParams
+
+    speculative = None if mtad is None else {"method": "mtad", "model": str(draft_path())} | mtad
+    prompts: Any = [{"prompt_token_ids": ids} for ids in prompt_ids(count)]
+    llm = LLM(str(target_path()), speculative_config=speculative, **options)
+    llm.collective_rpc(count_replays)
+    tokens: dict[str, Any] = {}
+    margins: dict[str, Any] = {}
+    for kind in kinds:
+        sampling = [
+            SamplingParams(
+                max_tokens=max_tokens,
+                seed=None if kind == "greedy" else 1000 + i,
+                logprobs=2 if mtad is None else None,
+                **SAMPLING[kind],
+            )
+            for i in range(count)
+        ]
+        completions = [request.outputs[0] for request in llm.generate(prompts, sampling, use_tqdm=False)]
+        tokens[kind] = [list(completion.token_ids) for completion in completions]
+        if mtad is None:
+            margins[kind] = [[_margin(position) for position in completion.logprobs] for completion in completions]
+    (facts,) = llm.collective_rpc(describe_worker)
+    facts["async_scheduling"] = llm.llm_engine.vllm_config.scheduler_config.async_scheduling
+    llm.llm_engine.engine_core.shutdown()
+    return {"tokens": tokens, "margins": margins, "facts": facts}
+
+
+def _margin(position: dict[int, Any]) -> float:
+    best, second = sorted((entry.logprob for entry in position.values()), reverse=True)[:2]
+    return best - second
+
+
+def count_replays(worker: Any) -> None:
+    """In the worker: count how often each of the speculator's graph managers replays."""
+    speculator = getattr(worker.model_runner, "speculator", None)
+    for name in ("first_pass_graphs", "beam_graphs"):
+        if (manager := getattr(speculator, name, None)) is not None:
+            _count_calls(manager)
+
+
+def _count_calls(manager: Any) -> None:
+    run, manager.replays = manager.run_fullgraph, 0
+
+    def run_and_count(descriptor: Any) -> Any:
+        manager.replays += 1
+        return run(descriptor)
+
+    manager.run_fullgraph = run_and_count
+
+
+def describe_worker(worker: Any) -> dict[str, Any]:
+    """In the worker: its classes, its attention backends, its graphs and how often they were replayed."""
+    runner = worker.model_runner
+    speculator = getattr(runner, "speculator", None)
+    facts: dict[str, Any] = {
+        "runner": f"{type(runner).__module__}.{type(runner).__name__}",
+        "attention": sorted({group.backend.get_name() for groups in runner.attn_groups for group in groups}),
+        "target_graphs": len(runner.cudagraph_manager.graphs),
+    }
+    if speculator is not None:
+        facts["speculator"] = type(speculator).__name__
+        facts["rejection_sampler"] = type(runner.rejection_sampler).__name__
+        facts["draft_attention"] = sorted(
+            {group.backend.get_name() for groups in speculator.attn_groups for group in groups}
+        )
+    for name in ("first_pass_graphs", "beam_graphs"):
+        if (manager := getattr(speculator, name, None)) is not None:
+            facts[name] = {"captured": len(manager.graphs), "replays": manager.replays}
+    return facts
+
+
+def reference(
+    num_speculative_tokens: int, beam_width: int, count: int, max_tokens: int
+) -> list[dict[str, float | list[int]]]:
+    """The slow reference's joint greedy text of each prompt, on the CPU, and how near it came to a tie."""
+    import torch
+
+    from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
+
+    torch.set_num_threads(2)
+    settings = ReferenceSettings(num_speculative_tokens, beam_width, greedy="joint", temperature=0.0)
+    models = (hugging_face_model(str(path)) for path in (target_path(), draft_path()))
+    decoder = ReferenceDecoder(*models, settings)
+    decoded = [decoder.generate(ids, max_tokens, eos_token_id=2) for ids in prompt_ids(count)]
+    return [
+        {"tokens": output.tokens, "smallest_margin": output.smallest_margin, "accepted": output.accepted}
+        for output in decoded
+    ]

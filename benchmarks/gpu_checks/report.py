@@ -1,0 +1,100 @@
+"""Results as they come, one JSON object a line, and as tables at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FILE = "gpu_checks.jsonl"
+
+
+def append(file: Path, record: dict[str, Any]) -> None:
+    """Whole lines only: several processes write."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(record) + "\n")
+
+
+class Report:
+    """The records of one run, in `folder`/gpu_checks.jsonl behind those of earlier runs."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, self.logs = folder.resolve() / FILE, folder.resolve() / "logs"
+        self._start = self.file.stat().st_size if self.file.exists() else 0
+
+    def add(self, part: str, **values: Any) -> None:
+        record = {"part": part} | {name: value for name, value in values.items() if value is not None}
+        append(self.file, record)
+        if "check" in record or "error" in record:
+            print(_line(record), flush=True)
+
+    def records(self) -> list[dict[str, Any]]:
+        with self.file.open() as lines:
+            lines.seek(self._start)
+            return [json.loads(line) for line in lines]
+
+    def failed(self) -> bool:
+        """Whether a check failed or anything raised an error; a missed aim is not a failure."""
+        return any(record.get("passed") is False or "error" in record for record in self.records())
+
+    def print_tables(self) -> None:
+        records = self.records()
+        for part, table in (("correctness", _checks), ("drafting", _drafting), ("step", _step)):
+            if own := [record for record in records if record["part"] == part]:
+                print(f"\n{part}")
+                table(own)
+
+
+def _line(record: dict[str, Any]) -> str:
+    if "check" in record:
+        return f"{'pass' if record['passed'] else 'FAIL'}  {record['check']}  {json.dumps(record['detail'])[:400]}"
+    return f"ERROR  {record['part']} {record.get('engine', record.get('variant', ''))}: {record['error']}"
+
+
+def _print_errors_and_aims(records: list[dict[str, Any]]) -> None:
+    for record in records:
+        if "error" in record:
+            print(f"  ERROR {record['error'].strip().splitlines()[-1][:200]}")
+        if "aim" in record:
+            print(f"  {'met   ' if record['met'] else 'MISSED'}  {record['aim']}: {record['value']:.3f}")
+
+
+def _checks(records: list[dict[str, Any]]) -> None:
+    for record in records:
+        if "check" in record:
+            print(f"  {'pass' if record['passed'] else 'FAIL'}  {record['check']}")
+    _print_errors_and_aims(records)
+
+
+def _drafting(records: list[dict[str, Any]]) -> None:
+    """Medians in ms; `x B1` and `x draft_model` compare with those two at the same requests and context."""
+    timed = [record for record in records if record.get("timed")]
+    if timed:
+        print(f"  {'requests':>8}{'context':>8}  {'variant':<26}{'ms':>8}{'device':>8}{'host':>8}{'floor':>8}", end="")
+        print(f"{'x floor':>9}{'x B1':>7}{'x draft_model':>15}")
+    medians = {(r["requests"], r["context"], r["variant"]): r["ms"][1] for r in timed}
+    for r in timed:
+        at, ms = (r["requests"], r["context"]), r["ms"][1]
+        b1, draft_model = medians.get((*at, "mtad B1 graphs")), medians.get((*at, "draft_model"))
+        print(
+            f"  {at[0]:>8}{at[1]:>8}  {r['variant']:<26}{ms:>8.3f}{r['device_ms'][1]:>8.3f}{r['host_ms']:>8.3f}", end=""
+        )
+        print(f"{r['floor_ms']:>8.3f}{ms / r['floor_ms']:>9.2f}{_ratio(ms, b1):>7}{_ratio(ms, draft_model):>15}")
+    _print_errors_and_aims(records)
+
+
+def _ratio(value: float, base: float | None) -> str:
+    return f"{value / base:.2f}" if base else "-"
+
+
+def _step(records: list[dict[str, Any]]) -> None:
+    timed = [record for record in records if record.get("timed")]
+    if timed:
+        print(f"  {'requests':>8}  {'sampling':<11}{'step ms':>9}{'target':>9}{'accept':>9}{'draft':>9}", end="")
+        print(f"{'accept/target':>15}{'draft/step':>12}")
+    for r in timed:
+        print(f"  {r['requests']:>8}  {r['sampling']:<11}{r['step_ms']:>9.3f}{r['target_ms']:>9.3f}", end="")
+        print(f"{r['acceptance_ms']:>9.3f}{r['drafting_ms']:>9.3f}", end="")
+        print(f"{r['acceptance_ms'] / r['target_ms']:>15.1%}{r['drafting_ms'] / r['step_ms']:>12.1%}")
+    _print_errors_and_aims(records)
