@@ -31,7 +31,7 @@ TINY_SPECULATORS = ("draft_model", "mtad B1", "mtad B2")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path(os.environ.get("OUT", "gpu_checks")))
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("gpu_checks"))
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s")
     parser.add_argument("--only-first", action="store_true", help="drafting: the first two shapes only")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
