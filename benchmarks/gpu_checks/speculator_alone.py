@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from vllm import SamplingParams
-from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
@@ -87,10 +87,9 @@ class SpeculatorAlone:
         """Whether a round on the present batch would replay: the first pass, the beams."""
         assert self._batch is not None
         first, beams = (getattr(self.speculator, n, None) for n in ("first_pass_graphs", "beam_graphs"))
-        requests, width = self._batch.num_reqs, self.gamma + 2
+        requests = self._batch.num_reqs
         return {
-            "first_pass": first is not None
-            and first.dispatch(requests, requests * width, width, num_active_loras=0).cg_mode == CUDAGraphMode.FULL,
+            "first_pass": first is not None and first.find(requests, self.gamma + 2) is not None,
             "beams": beams is not None and beams.find(requests, self.gamma, truncates) is not None,
         }
 

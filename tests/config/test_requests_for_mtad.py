@@ -1,6 +1,7 @@
 """How mtad is asked for, and how it is refused: one sentence, before anything is loaded."""
 
 import json
+import pickle
 
 import pytest
 from transformers import (
@@ -13,12 +14,12 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
 )
-from vllm.config import VllmConfig
+from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
-from vllm_mtad.config.options import MTADOptions
+from vllm_mtad.config.options import OWN_FIELDS, MTADOptions
 
 
 def create(target: str, speculative_config, **engine_options) -> VllmConfig:
@@ -58,6 +59,19 @@ def test_other_methods_are_not_lossy_and_take_no_mtad_fields(small_pair):
     assert stock.beam_width is None
     with pytest.raises(ValueError, match="beam_width is accepted with method='mtad' only"):
         create(target, {"method": "ngram", "num_speculative_tokens": 3, "beam_width": 8})
+
+
+def test_other_processes_get_vllms_own_class_for_other_methods(small_pair):
+    """They may not have the plugin: a configuration of mtad alone is pickled as this plugin's class."""
+    target, draft = small_pair
+    given = {"model": draft, "num_speculative_tokens": 3}
+    stock = create(target, {"method": "draft_model", **given}).speculative_config
+    sent = pickle.loads(pickle.dumps(stock))
+    assert type(sent) is SpeculativeConfig
+    assert sent.draft_model_config.model == draft
+    assert set(vars(stock)) - set(vars(sent)) == {*OWN_FIELDS, "lossy", "accepts_logit_bias"}
+    mtad = pickle.loads(pickle.dumps(create(target, {"method": "mtad", **given}).speculative_config))
+    assert mtad.options == MTADOptions(num_speculative_tokens=3)
 
 
 def test_json_flag(small_pair):
@@ -261,6 +275,7 @@ def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, field
     ("fields", "options", "named"),
     [
         ({}, {"max_num_batched_tokens": 130, "max_num_seqs": 40}, "max_num_seqs=40"),
+        ({"beam_width": 17}, {}, "beam_width=17"),
         ({"attention_backend": "FLASHINFER"}, {}, "FLASHINFER"),
         ({}, {"attention_backend": "FLEX_ATTENTION"}, "FLEX_ATTENTION"),
         ({"kv_cache_dtype": "fp8"}, {}, "kv_cache_dtype='fp8'"),

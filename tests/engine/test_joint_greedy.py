@@ -22,9 +22,9 @@ V1_ENGINES = {
     "B4_gamma4_prefix_caching": (4, 4, {"enable_prefix_caching": True}),
     "B8_gamma3_chunked_prefill": (8, 3, {"max_num_batched_tokens": 48, "max_num_seqs": 6}),
 }
-# In the interpreter other sizes are for the kernels' own tests.
-V2_ENGINES = {"B4_gamma3_prefix_caching_chunked_prefill": (4, 3, {"max_num_batched_tokens": 48})}
-ENGINES = V2_ENGINES if ON_V2 else V1_ENGINES
+# On both runners, which then give the same tokens. On V2 other sizes are for the kernels' own tests.
+BOTH = {"B4_gamma3_prefix_caching_chunked_prefill": (4, 3, {"max_num_batched_tokens": 48})}
+ENGINES = BOTH if ON_V2 else BOTH | V1_ENGINES
 
 
 @pytest.fixture(scope="module")

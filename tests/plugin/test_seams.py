@@ -88,6 +88,15 @@ RELIED_ON = {
     (f"{V2}.sample.sampler", "Sampler.apply_sampling_params"): ["return self.sampling_states.apply_top_k_top_p("],
     (f"{V2}.cudagraph_utils", "profile_cudagraph_memory"): ["if isinstance(value, CudaGraphManager)"],
     (f"{V2}.cudagraph_utils", "CudaGraphManager.capture"): ["forward_fn = create_forward_fn(desc, warmup=True)"],
+    ("vllm.v1.attention.backends.flash_attn", "FlashAttentionImpl.forward"): [
+        "key_cache, value_cache = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)"
+    ],
+    ("vllm.v1.attention.backends.triton_attn", "TritonAttentionImpl.forward"): [
+        "# KV cache arrives in logical (B, H, N, 2*hs) order."
+    ],
+    ("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackendImpl.forward"): [
+        "kv_cache = kv_cache.view((num_blocks, num_kv_heads, block_size * 2, -1))"
+    ],
     ("vllm.model_executor.layers.attention.attention", "unified_attention_with_output"): ["self.impl.forward("],
     ("vllm.model_executor.layers.attention.attention", "unified_kv_cache_update"): [
         "if layer_slot_mapping is not None:"

@@ -28,10 +28,7 @@ def layer_of(case: Case, backend: str, **impl):
 
 def beam_attention(case: Case, backend: str, **impl) -> tuple[BeamAttention, SimpleNamespace]:
     layer = layer_of(case, backend, **impl)
-    num_heads, head_size = case.query.shape[1:]
-    workspace = PrefixWorkspace.allocate(
-        MAX_REQS, case.beam_width, num_heads, case.keys.shape[1], head_size, case.query.device
-    )
+    workspace = PrefixWorkspace.allocate([layer], MAX_REQS, case.beam_width, case.query.device)
     return BeamAttention(layer, MAX_REQS, case.beam_width, case.max_depth, workspace, case.query.dtype), layer
 
 
@@ -78,12 +75,13 @@ def test_flash_attention_2_reads_a_prefix_once_a_query_head_so_our_kernel_does()
 
 def reference_flash_attention(
     *, q, k, v, cu_seqlens_q, max_seqlen_q, seqused_k, max_seqlen_k, softmax_scale, causal, block_table,
-    return_softmax_lse, fa_version,
+    return_softmax_lse, num_splits, fa_version,
 ):  # fmt: skip
     """What FlashAttention computes of a paged cache: k, v `[pages, page, heads, dim]`; lse `[heads, rows]`."""
     assert not causal
     assert return_softmax_lse
     assert fa_version == 3
+    assert num_splits >= 1
     assert int(seqused_k.max()) <= max_seqlen_k
     out, lse = torch.full(q.shape, torch.nan), torch.full((q.shape[1], len(q)), torch.inf)
     for request, (start, end) in enumerate(zip(cu_seqlens_q[:-1].tolist(), cu_seqlens_q[1:].tolist())):
@@ -123,8 +121,22 @@ def test_everything_but_a_beam_step_goes_to_the_backend():
 
 
 def test_another_backend_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"FLASHINFER cannot be used.*speculative_config\.attention_backend"):
+    with pytest.raises(ValueError, match=r"FLASHINFER .*speculative_config\.attention_backend.* cannot be used"):
         beam_attention(Case(torch.device("cpu"), [5]), "FLASHINFER")
+
+
+@pytest.mark.parametrize(
+    ("feature", "impl"),
+    [
+        ("ALiBi", {"alibi_slopes": [0.5]}),
+        ("attention sinks", {"sinks": torch.zeros(8)}),
+        ("logit soft-cap", {"logits_soft_cap": 30.0}),
+        ("sliding window", {"sliding_window": (63, 0)}),
+    ],
+)
+def test_what_a_layer_does_beyond_causal_softmax_is_refused_by_name(feature, impl):
+    with pytest.raises(ValueError, match=feature):
+        beam_attention(Case(torch.device("cpu"), [5]), "TRITON_ATTN", **impl)
 
 
 def test_the_configuration_accepts_the_backends_whose_layout_is_known():
@@ -133,13 +145,18 @@ def test_the_configuration_accepts_the_backends_whose_layout_is_known():
 
 @pytest.mark.parametrize("programs", [1, 40, 500])
 def test_the_workspace_holds_every_batch(programs):
-    num_heads, num_kv_heads, head_size, beam_width = 8, 2, 16, 4
-    workspace = PrefixWorkspace.allocate(200, beam_width, num_heads, num_kv_heads, head_size, torch.device("cpu"))
-    most = max(n * PrefixWorkspace._splits(n, num_kv_heads, programs) for n in range(1, 201))
-    lse = torch.empty(most * beam_width * num_heads)
-    workspace = PrefixWorkspace(torch.empty(len(lse) * head_size), lse, programs)
+    case = Case(torch.device("cpu"), [5])
+    layer = layer_of(case, "TRITON_ATTN")
+    workspace = PrefixWorkspace.allocate([layer], 200, case.beam_width, torch.device("cpu"), programs)
+    num_heads, head_size = case.query.shape[1:]
     for n in range(1, 201):
-        query = torch.empty(n * beam_width, num_heads, head_size)
-        out, lse = workspace.views(query, n, num_kv_heads)
+        query = torch.empty(n * case.beam_width, num_heads, head_size)
+        out, lse = workspace.views(query, n, case.keys.shape[1])
         assert out.shape[1:] == query.shape
         assert lse.shape == out.shape[:3]
+
+
+def test_no_workspace_where_flash_attention_reads_the_prefix():
+    layer = layer_of(Case(torch.device("cpu"), [5]), "FLASH_ATTN")
+    workspace = PrefixWorkspace.allocate([layer], 8, 4, torch.device("cpu"))
+    assert workspace.out.numel() == workspace.lse.numel() == 0

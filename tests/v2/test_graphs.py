@@ -107,28 +107,44 @@ def replayed(runner_and_llm, eager):
     runner, _ = runner_and_llm
     speculator, seen = runner.speculator, set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CudaGraphManager, "capture", capture_for_calling(seen))
+        patch.setattr(CudaGraphManager, "capture", capture_for_calling(speculator, seen))
         patch.setattr(graphs, "request_buckets", lambda most: [2, most])
         patch.setattr("vllm.platforms.cpu.CpuPlatform.get_global_graph_pool", lambda self: None)
         support = replace(speculator.attn_cg_support, min_cg_support=AttentionCGSupport.ALWAYS)
         patch.setattr(speculator, "attn_cg_support", support)
-        config = runner.vllm_config.compilation_config
-        patch.setattr(config, "cudagraph_capture_sizes", [6, 8, 10, 15, 20])
-        patch.setattr(config, "max_cudagraph_capture_size", 20)
         patch.setattr(speculator, "_first_pass_metadata", refreshed_in_place(speculator._first_pass_metadata))
         speculator.init_cudagraph_manager(CUDAGraphMode.FULL_AND_PIECEWISE)
         speculator.capture()
         yield seen
 
 
-def capture_for_calling(seen):
+# Not vLLM's sampling states: their device views take turns, and a round copies what it needs of them.
+PERSISTENT = ("vllm.v1.worker.gpu.block_table", "vllm.v1.worker.gpu.input_batch")
+
+
+def tensor_addresses(*owners, depth=3) -> dict[str, int]:
+    """Of every tensor that the owners hold, in their attributes' attributes too."""
+    found = {}
+    for owner in owners if depth else ():
+        for name, value in vars(owner).items() if hasattr(owner, "__dict__") else ():
+            for i, part in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(part, torch.Tensor):
+                    found[f"{type(owner).__name__}.{name}.{i}"] = part.data_ptr()
+                elif type(part).__module__ in PERSISTENT or type(part).__module__.startswith("vllm_mtad."):
+                    found |= tensor_addresses(part, depth=depth - 1)
+    return found
+
+
+def capture_for_calling(speculator, seen):
     def capture(self, create_forward_fn, progress_bar_desc=""):
         for descriptor in (d for descriptors in self._capture_descs.values() for d in descriptors):
             create_forward_fn(descriptor, warmup=True)(CUDAGraphMode.NONE)
             forward = create_forward_fn(descriptor, warmup=False)
+            addresses = tensor_addresses(speculator)
 
-            def replay(descriptor=descriptor, forward=forward):
+            def replay(descriptor=descriptor, forward=forward, addresses=addresses):
                 seen.add(descriptor)
+                assert tensor_addresses(speculator) == addresses, "a graph would read a tensor that is no more"
                 forward(CUDAGraphMode.NONE)
 
             self.graphs[descriptor] = SimpleNamespace(replay=replay)

@@ -82,13 +82,14 @@ def unsupported_attention(model: ModelConfig) -> str | None:
     if model.use_mla:
         return MLA
     sliding = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    sliding = sliding or getattr(text, "interleaved_sliding_window", None)
     if "sliding_attention" in layer_types or "chunked_attention" in layer_types or (sliding and not layer_types):
         return SLIDING
     if getattr(text, "attn_logit_softcapping", None):
         return "an attention logit soft-cap"
     if getattr(text, "num_kv_shared_layers", 0):
         return "KV sharing between layers"
-    if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt", "baichuan"):
+    if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt", "baichuan", "step1"):
         return "ALiBi"
     if text.model_type == "gpt_oss" or getattr(text, "attention_sinks", False):
         return "attention sinks"

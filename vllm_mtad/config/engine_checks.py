@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm.utils.torch_utils import is_quantized_kv_cache
+from vllm.utils.torch_utils import is_quantized_kv_cache, resolve_kv_cache_dtype_string
 
 from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, unsupported_attention
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 """Backends whose KV cache the beams of the V2 runner can read."""
+
+V2_MAX_BEAM_WIDTH = 16
+"""The kernel that selects beams holds all their candidates in registers."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -97,6 +100,7 @@ def _v2_refusals(config: VllmConfig) -> Refusals:
     speculative: Any = config.speculative_config
     backend = speculative.attention_backend or config.attention_config.backend
     dtype = speculative.kv_cache_dtype or config.cache_config.cache_dtype
+    dtype = resolve_kv_cache_dtype_string(dtype, speculative.draft_model_config)  # a checkpoint may bring its own
     accepted = ", ".join(V2_ATTENTION_BACKENDS)
     return [
         (
@@ -116,6 +120,11 @@ def _v2_refusals(config: VllmConfig) -> Refusals:
 
 def _check_v2_rows(config: VllmConfig) -> None:
     beam_width: int = config.speculative_config.beam_width  # type: ignore[union-attr]
+    if beam_width > V2_MAX_BEAM_WIDTH:
+        raise ValueError(
+            f"speculative_config.beam_width={beam_width} is not accepted by mtad on Model Runner V2: give at most"
+            f" {V2_MAX_BEAM_WIDTH}."
+        )
     scheduler = config.scheduler_config
     if beam_width * scheduler.max_num_seqs > scheduler.max_num_batched_tokens:
         raise ValueError(

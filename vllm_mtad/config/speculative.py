@@ -6,10 +6,11 @@ different drafting loop, so those places are met by calling the parent as `draft
 Annotations stay real types here: vLLM makes command-line arguments from them.
 """
 
+import copyreg
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 
 from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
 from vllm.config.utils import config
@@ -99,6 +100,14 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         if self.method == METHOD:
             return  # checks.check_draft_model compares the vocabularies
         SpeculativeConfig.verify_equal_vocab_size_if_draft_model(self)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """For another method, vLLM's own class is sent to other processes, which may not have this plugin."""
+        if self.method == METHOD:
+            return super().__reduce_ex__(protocol)
+        own = {*OWN_FIELDS, "lossy", "accepts_logit_bias"}
+        state = {name: value for name, value in vars(self).items() if name not in own}
+        return copyreg._reconstructor, (SpeculativeConfig, object, None), state  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         own = f", options={self.options}" if self.method == METHOD else ""

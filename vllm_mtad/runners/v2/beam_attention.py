@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from vllm import envs
 from vllm.triton_utils import triton
 from vllm.utils.platform_utils import num_compute_units
+from vllm.utils.torch_utils import canonicalize_singleton_dim_strides, is_quantized_kv_cache
 
 from vllm_mtad.runners.v2.kernels.prefix_attention import prefix_attention
 from vllm_mtad.runners.v2.kernels.suffix_attention import suffix_attention
@@ -58,6 +60,10 @@ CACHE_LAYOUTS: dict[str, Callable[[torch.Tensor, int], tuple[torch.Tensor, torch
 }
 
 
+def _splits(num_reqs: int, num_kv_heads: int, programs: int) -> int:
+    return max(1, min(MAX_SPLITS, triton.cdiv(programs, num_reqs * num_kv_heads)))
+
+
 @dataclass(frozen=True)
 class PrefixWorkspace:
     """Outputs of the prefix's attention, shared by all layers: `out` float32 `[splits * rows * num_heads * head_size]`,
@@ -70,23 +76,54 @@ class PrefixWorkspace:
 
     @classmethod
     def allocate(
-        cls, max_num_reqs: int, beam_width: int, num_heads: int, num_kv_heads: int, head_size: int, device: torch.device
+        cls, layers: list[Any], max_num_reqs: int, beam_width: int, device: torch.device, programs: int | None = None
     ) -> PrefixWorkspace:
-        programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 2
-        most = max(n * cls._splits(n, num_kv_heads, programs) for n in range(1, max_num_reqs + 1))
-        lse = torch.empty(most * beam_width * num_heads, device=device)
-        return cls(torch.empty(len(lse) * head_size, device=device), lse, programs)
+        """For these attention layers; of those that FlashAttention reads there is nothing to hold."""
+        if programs is None:
+            programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 2
+        lse_size = out_size = 0
+        for impl in (layer.impl for layer in layers if not _uses_flash(layer)):
+            most = max(n * _splits(n, impl.num_kv_heads, programs) for n in range(1, max_num_reqs + 1))
+            lse_size = max(lse_size, most * beam_width * impl.num_heads)
+            out_size = max(out_size, most * beam_width * impl.num_heads * impl.head_size)
+        return cls(torch.empty(out_size, device=device), torch.empty(lse_size, device=device), programs)
 
-    @staticmethod
-    def _splits(num_reqs: int, num_kv_heads: int, programs: int) -> int:
-        return max(1, min(MAX_SPLITS, triton.cdiv(programs, num_reqs * num_kv_heads)))
+    def splits(self, num_reqs: int, num_kv_heads: int) -> int:
+        """Into how many parts the prefixes are split, for the device to be busy."""
+        return _splits(num_reqs, num_kv_heads, self.programs)
 
     def views(self, query: torch.Tensor, num_reqs: int, num_kv_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(`[splits, rows, num_heads, head_size]`, `[splits, rows, num_heads]`) for one batch."""
         rows, num_heads, head_size = query.shape
-        splits = self._splits(num_reqs, num_kv_heads, self.programs)
+        splits = self.splits(num_reqs, num_kv_heads)
         lse = self.lse[: splits * rows * num_heads].view(splits, rows, num_heads)
         return self.out[: lse.numel() * head_size].view(splits, rows, num_heads, head_size), lse
+
+
+def _unsupported(layer: Any) -> str | None:
+    """What the layer does that the merge of prefix and suffix would get wrong, or None.
+
+    The configuration was checked by what models say of themselves (`config.checks`); this asks the layer.
+    """
+    impl, backend = layer.impl, layer.attn_backend.get_name()
+    found = {
+        f"attention backend {backend} (accepted: {', '.join(CACHE_LAYOUTS)}; speculative_config.attention_backend)": (
+            backend not in CACHE_LAYOUTS
+        ),
+        "ALiBi": getattr(impl, "alibi_slopes", None) is not None,
+        "attention sinks": getattr(impl, "sinks", None) is not None,
+        "logit soft-cap": bool(getattr(impl, "logits_soft_cap", None)),
+        "sliding window": getattr(impl, "sliding_window", None) not in (None, -1, (-1, -1)),
+        "KV sharing between layers": getattr(layer, "kv_sharing_target_layer_name", None) is not None,
+        "quantized KV cache": is_quantized_kv_cache(getattr(layer, "kv_cache_dtype", "auto")),
+        "head size of values": getattr(layer, "head_size_v", impl.head_size) != impl.head_size,
+    }
+    return next((feature for feature, is_there in found.items() if is_there), None)
+
+
+def _uses_flash(layer: Any) -> bool:
+    """FlashAttention 2 would read the prefix once a query head; 3 packs a KV head's queries into one tile."""
+    return layer.attn_backend.get_name() == "FLASH_ATTN" and layer.impl.vllm_flash_attn_version == 3
 
 
 class BeamAttention:
@@ -111,15 +148,10 @@ class BeamAttention:
     ) -> None:
         self._impl, self._workspace, self._beam_width = layer.impl, workspace, beam_width
         self._backend_forward = layer.impl.forward
-        backend = layer.attn_backend.get_name()
-        if backend not in CACHE_LAYOUTS:
-            raise ValueError(
-                f"The draft's attention backend {backend} cannot be used with speculative method 'mtad': set"
-                f" speculative_config.attention_backend to one of {', '.join(CACHE_LAYOUTS)}."
-            )
-        self._layout = CACHE_LAYOUTS[backend]
-        # FlashAttention 2 would read the prefix once a query head; version 3 packs a KV head's queries into one tile.
-        self._uses_flash = backend == "FLASH_ATTN" and self._impl.vllm_flash_attn_version == 3
+        if feature := _unsupported(layer):
+            raise ValueError(f"The draft's {feature} cannot be used with speculative method 'mtad'.")
+        self._layout = CACHE_LAYOUTS[layer.attn_backend.get_name()]
+        self._uses_flash = _uses_flash(layer)
         # The interpreter multiplies bfloat16 wrongly, and a CPU has no other Triton that we could test.
         self._upcast = workspace.out.device.type == "cpu"
         shape = (max_num_reqs, max_depth, beam_width, self._impl.num_kv_heads, self._impl.head_size)
@@ -194,11 +226,16 @@ class BeamAttention:
         """As FlashAttention's decode context parallelism reads a context: paged, not causal, with its log-sum-exp."""
         from vllm.vllm_flash_attn import flash_attn_varlen_func
 
-        keys, values = self._layout(kv_cache, self._impl.head_size)
+        # [pages, page, heads, dim], with strides that its loads accept when there is one KV head.
+        keys, values = (
+            canonicalize_singleton_dim_strides(part.transpose(1, 2))
+            for part in self._layout(kv_cache, self._impl.head_size)
+        )
+        num_reqs = len(metadata.prefix_lens)
         out, lse = flash_attn_varlen_func(
             q=query,
-            k=keys.transpose(1, 2),
-            v=values.transpose(1, 2),
+            k=keys,
+            v=values,
             cu_seqlens_q=metadata.query_start_loc,
             max_seqlen_q=self._beam_width,
             seqused_k=metadata.prefix_lens,
@@ -207,6 +244,8 @@ class BeamAttention:
             causal=False,
             block_table=metadata.block_table,
             return_softmax_lse=True,
+            # Fixed by the batch: left to itself it takes as many as one request of max_model_len could use.
+            num_splits=1 if envs.VLLM_BATCH_INVARIANT else self._workspace.splits(num_reqs, self._impl.num_kv_heads),
             fa_version=3,
         )
         return out[None], lse.transpose(0, 1)[None]

@@ -1,7 +1,7 @@
 """CUDA graphs of a drafting round: one for the first pass of a uniform batch, one for the whole beam loop.
 
-A beam loop has the same shape for every batch of so many requests, prefills among them, so its graphs are made per
-bucket of requests. vLLM's manager captures them, counts their memory and replays them.
+Both are made per bucket of requests; a beam loop has the same shape for every batch of so many requests, prefills among
+them. vLLM's manager captures them, counts their memory and replays them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
+MAX_GRAPHED_REQUESTS = 256
+"""Larger batches compute for longer than it takes to launch them."""
+
 
 @dataclass(frozen=True)
 class BeamBatchDescriptor(BatchExecutionDescriptor):
@@ -25,53 +28,93 @@ class BeamBatchDescriptor(BatchExecutionDescriptor):
 
 
 def request_buckets(max_num_reqs: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, ... max_num_reqs: padding adds at most half a batch, and graphs stay few."""
-    powers = [1 << i for i in range(max_num_reqs.bit_length())]
-    return sorted({n for p in powers for n in (p, p + p // 2) if n < max_num_reqs} | {max_num_reqs})
+    """1, 2, 3, 4, 6, 8, 12, ...: padding adds at most half a batch, and graphs stay few."""
+    most = min(max_num_reqs, MAX_GRAPHED_REQUESTS)
+    powers = [1 << i for i in range(most.bit_length())]
+    return sorted({n for p in powers for n in (p, p + p // 2) if n < most} | {most})
 
 
-def draft_lengths(vllm_config: VllmConfig) -> list[int]:
-    """The draft lengths that the scheduler may ask for, longest first; 0 needs no beams."""
-    config = vllm_config.speculative_config
+def schedule_of(vllm_config: VllmConfig) -> list[int]:
+    """The draft length that the scheduler asks for, by the number of requests; element 0 means nothing."""
+    config, max_num_reqs = vllm_config.speculative_config, vllm_config.scheduler_config.max_num_seqs
     assert config is not None
     if not config.uses_dynamic_speculative_decoding():
-        return [config.num_speculative_tokens]
-    schedule = build_dynamic_sd_schedule_lookup(
+        return [config.num_speculative_tokens] * (max_num_reqs + 1)
+    return build_dynamic_sd_schedule_lookup(
         config.num_speculative_tokens_per_batch_size,
-        vllm_max_batch_size=vllm_config.scheduler_config.max_num_seqs,
+        vllm_max_batch_size=max_num_reqs,
         vllm_num_speculative_tokens=config.num_speculative_tokens,
     )
-    return sorted(set(schedule[1:]) - {0}, reverse=True)
 
 
-def decode_graphs_only(mode: CUDAGraphMode) -> CUDAGraphMode:
-    """A round is a decode: it has full graphs or none."""
-    return CUDAGraphMode.FULL_DECODE_ONLY if mode.decode_mode() == CUDAGraphMode.FULL else CUDAGraphMode.NONE
+class _BucketedGraphManager(CudaGraphManager):
+    """Full graphs where vLLM's mode has full decode graphs, and none otherwise.
+
+    vLLM's own sizes are numbers of tokens that suit the target; here they would end where the target's graphs go on.
+    """
+
+    def __init__(
+        self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, tokens_per_request: int
+    ) -> None:
+        self._buckets = request_buckets(vllm_config.scheduler_config.max_num_seqs)
+        has_full = mode.decode_mode() == CUDAGraphMode.FULL
+        own_mode = CUDAGraphMode.FULL_DECODE_ONLY if has_full else CUDAGraphMode.NONE
+        super().__init__(vllm_config, device, own_mode, tokens_per_request)
+
+    def _init_candidates(self) -> None:
+        if self.cudagraph_mode:
+            self._capture_descs[CUDAGraphMode.FULL] = self._descriptors()
+
+    def _descriptors(self) -> list[BatchExecutionDescriptor]:
+        """What to capture, the largest first."""
+        raise NotImplementedError
+
+    def _bucket(self, num_reqs: int) -> int | None:
+        at = bisect_left(self._buckets, num_reqs)
+        return self._buckets[at] if at < len(self._buckets) else None
 
 
-class FirstPassGraphManager(CudaGraphManager):
-    """Graphs of the draft model's pass over gamma + 2 tokens a request: those that the target saw, and its newest."""
+class FirstPassGraphManager(_BucketedGraphManager):
+    """Graphs of the draft model's pass over the tokens that the target saw (1 and its drafts) and its newest."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode) -> None:
-        decode_query_len = vllm_config.num_speculative_tokens + 2
-        super().__init__(vllm_config, device, decode_graphs_only(mode), decode_query_len)
+        super().__init__(vllm_config, device, mode, vllm_config.num_speculative_tokens + 2)
+
+    def _descriptors(self) -> list[BatchExecutionDescriptor]:
+        # What the target verifies was drafted in an earlier step, for a batch of any size.
+        widths = sorted({length + 2 for length in schedule_of(self.vllm_config)[1:]}, reverse=True)
+        most = self.vllm_config.scheduler_config.max_num_batched_tokens
+        return [self._descriptor(n, width) for n in reversed(self._buckets) for width in widths if n * width <= most]
+
+    @staticmethod
+    def _descriptor(num_reqs: int, tokens_per_request: int) -> BatchExecutionDescriptor:
+        return BatchExecutionDescriptor(
+            cg_mode=CUDAGraphMode.FULL,
+            num_tokens=num_reqs * tokens_per_request,
+            num_reqs=num_reqs,
+            uniform_token_count=tokens_per_request,
+        )
+
+    def find(self, num_reqs: int, tokens_per_request: int) -> BatchExecutionDescriptor | None:
+        """The smallest captured graph that holds the batch."""
+        if (bucket := self._bucket(num_reqs)) is None:
+            return None
+        descriptor = self._descriptor(bucket, tokens_per_request)
+        return descriptor if descriptor in self.graphs else None
 
 
-class BeamGraphManager(CudaGraphManager):
+class BeamGraphManager(_BucketedGraphManager):
     """Graphs of the beam loop, by request bucket, draft length and whether drafts are truncated."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, beam_width: int) -> None:
-        self._buckets = request_buckets(vllm_config.scheduler_config.max_num_seqs)
-        super().__init__(vllm_config, device, decode_graphs_only(mode), beam_width)
+        super().__init__(vllm_config, device, mode, beam_width)
 
-    def _init_candidates(self) -> None:
-        """vLLM's own sizes are tokens, up to a size at which beams would get graphs for few requests only."""
-        if not self.cudagraph_mode:
-            return
-        self._capture_descs[CUDAGraphMode.FULL] = [
+    def _descriptors(self) -> list[BatchExecutionDescriptor]:
+        schedule = schedule_of(self.vllm_config)
+        return [
             self._descriptor(num_reqs, length, truncates)
-            for num_reqs in reversed(self._buckets)
-            for length in draft_lengths(self.vllm_config)
+            for below, num_reqs in reversed(list(zip([0, *self._buckets], self._buckets)))
+            for length in sorted(set(schedule[below + 1 : num_reqs + 1]) - {0}, reverse=True)
             for truncates in (True, False)
         ]
 
@@ -87,8 +130,7 @@ class BeamGraphManager(CudaGraphManager):
 
     def find(self, num_reqs: int, num_speculative_tokens: int, truncates: bool) -> BeamBatchDescriptor | None:
         """The smallest captured graph that holds the batch."""
-        at = bisect_left(self._buckets, num_reqs)
-        if at == len(self._buckets):
+        if (bucket := self._bucket(num_reqs)) is None:
             return None
-        descriptor = self._descriptor(self._buckets[at], num_speculative_tokens, truncates)
+        descriptor = self._descriptor(bucket, num_speculative_tokens, truncates)
         return descriptor if descriptor in self.graphs else None

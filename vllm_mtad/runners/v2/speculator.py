@@ -86,14 +86,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         super().load_model(target_model)
         found = get_layers_from_vllm_config(self.vllm_config, AttentionLayerBase)
         layers = [found[name] for name in sorted(self.draft_attn_layer_names)]
-        workspace = PrefixWorkspace.allocate(
-            self.max_num_reqs,
-            self.beam_width,
-            max(layer.impl.num_heads for layer in layers),
-            min(layer.impl.num_kv_heads for layer in layers),
-            max(layer.impl.head_size for layer in layers),
-            self.device,
-        )
+        workspace = PrefixWorkspace.allocate(layers, self.max_num_reqs, self.beam_width, self.device)
         depth = self.num_speculative_steps - 1
         dtype = self.draft_model_config.dtype
         beam_attention = [
@@ -216,18 +209,16 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     def _first_pass_descriptor(self, input_batch: InputBatch, num_tokens: int) -> BatchExecutionDescriptor:
         """A captured graph if every request has as many tokens, else one for eager execution."""
-        eager = BatchExecutionDescriptor(
-            cg_mode=CUDAGraphMode.NONE, num_tokens=num_tokens, num_reqs=input_batch.num_reqs
-        )
         uniform = get_uniform_decode_token_count(
             input_batch.num_reqs,
             input_batch.num_tokens,
             int(input_batch.num_scheduled_tokens.max()),
             input_batch.decode_graph_eligible,
         )
-        if self.first_pass_graphs is None or uniform is None:
-            return eager
-        return self.first_pass_graphs.dispatch(input_batch.num_reqs, num_tokens, uniform + 1, num_active_loras=0)
+        found = None
+        if self.first_pass_graphs is not None and uniform is not None:
+            found = self.first_pass_graphs.find(input_batch.num_reqs, uniform + 1)
+        return found or BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, input_batch.num_reqs)
 
     def _first_pass_metadata(
         self,

@@ -7,6 +7,7 @@ a handful of numbers per row.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from vllm.triton_utils import tl, triton
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_noised_argmax
@@ -87,7 +88,8 @@ def _joint_acceptance_kernel(
     best_ptr,
     token_ptr,
     num_blocks,
-    log_threshold,
+    log_threshold_high,
+    log_threshold_low,
     GAMMA: tl.constexpr,
     BLOCKS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -102,6 +104,7 @@ def _joint_acceptance_kernel(
     block = tl.arange(0, BLOCKS)
     is_block = block < num_blocks
 
+    log_threshold = tl.cast(log_threshold_high, tl.float64) + tl.cast(log_threshold_low, tl.float64)
     accepted = tl.zeros((), tl.int32)
     log_ratio = tl.zeros((), tl.float64)
     unbroken = tl.full((), 1, tl.int1)
@@ -197,7 +200,14 @@ def target_statistics(
         num_blocks,
         BLOCK=out.block,
         USE_FP64=out.best.dtype == torch.float64,
+        num_warps=8,
     )
+
+
+def _in_two_float32(x: float) -> tuple[float, float]:
+    """A double as the sum of two float32: a kernel's arguments are rounded, and a ratio that equals tau must fail."""
+    high = float(np.float32(x))
+    return high, x - high if np.isfinite(high) else 0.0
 
 
 def joint_acceptance(
@@ -246,7 +256,7 @@ def joint_acceptance(
         statistics.best,
         statistics.tokens,
         num_blocks,
-        log_threshold,
+        *_in_two_float32(log_threshold),
         GAMMA=log_q.shape[1],
         BLOCKS=triton.next_power_of_2(num_blocks),
         COLUMNS=triton.next_power_of_2(num_columns),

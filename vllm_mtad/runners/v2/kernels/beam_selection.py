@@ -10,6 +10,9 @@ from vllm.triton_utils import tl, triton
 
 from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates
 
+_MANY_CANDIDATES = 2048
+"""From here on four warps run out of registers."""
+
 
 @triton.jit
 def _row_normaliser(max_ptr, sum_ptr, row, num_blocks, BLOCKS: tl.constexpr):
@@ -79,9 +82,10 @@ def _beam_selection_kernel(
     key = tl.load(keys_ptr + first + candidate, mask=mask, other=float("-inf"))
     log_q = tl.load(logit_ptr + first + candidate, mask=mask, other=float("-inf"))
     token = tl.load(token_ptr + first + candidate, mask=mask, other=0)
-    # A one-hot row has all its mass on the first of its largest logits; one beam lives.
+    # A one-hot row has all its mass on the first of its largest logits; one beam lives. A row of NaN has no children.
     log_q = tl.where(one_hot, 0.0, log_q - log_mass)
-    key = tl.where(mask & (key > float("-inf")), key - log_mass + score, float("-inf"))
+    has_mass = mask & (key > float("-inf")) & (log_mass == log_mass)
+    key = tl.where(has_mass, key - log_mass + score, float("-inf"))
 
     depth = tl.arange(0, HISTORY)
     for i in tl.static_range(BEAM_WIDTH):
@@ -189,6 +193,7 @@ def select_beams(
     """
     beam_width, gamma = after.tokens.shape[1:]
     num_blocks = candidates.keys.shape[1]
+    num_candidates = triton.next_power_of_2(width * num_blocks * beam_width)
     _beam_selection_kernel[(len(requests),)](
         candidates.keys,
         candidates.logits,
@@ -212,9 +217,10 @@ def select_beams(
         BEAM_WIDTH=beam_width,
         GAMMA=gamma,
         HISTORY=triton.next_power_of_2(gamma),
-        CANDIDATES=triton.next_power_of_2(width * num_blocks * beam_width),
+        CANDIDATES=num_candidates,
         BLOCKS=triton.next_power_of_2(num_blocks),
         LOSSLESS=lossless,
+        num_warps=8 if num_candidates >= _MANY_CANDIDATES else 4,
     )
 
 
