@@ -109,7 +109,7 @@ RAGGED = [70, 1, 33, 16]
 
 
 @pytest.mark.parametrize("beam_width", [1, 2, 4, 8])
-@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
 def test_equals_dense_attention_over_each_beams_text(device, beam_width, depth):
     Case(device, RAGGED, beam_width, depth).check()
 

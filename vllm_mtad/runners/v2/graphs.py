@@ -7,6 +7,7 @@ them. vLLM's manager captures them, counts their memory and replays them.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,13 +62,10 @@ class _BucketedGraphManager(CudaGraphManager):
         own_mode = CUDAGraphMode.FULL_DECODE_ONLY if has_full else CUDAGraphMode.NONE
         super().__init__(vllm_config, device, own_mode, tokens_per_request)
 
-    def _init_candidates(self) -> None:
+    def _to_capture(self, descriptors: Sequence[BatchExecutionDescriptor]) -> None:
+        """The largest first: the others then fit into its memory."""
         if self.cudagraph_mode:
-            self._capture_descs[CUDAGraphMode.FULL] = self._descriptors()
-
-    def _descriptors(self) -> list[BatchExecutionDescriptor]:
-        """What to capture, the largest first."""
-        raise NotImplementedError
+            self._capture_descs[CUDAGraphMode.FULL] = list(descriptors)
 
     def _bucket(self, num_reqs: int) -> int | None:
         at = bisect_left(self._buckets, num_reqs)
@@ -80,11 +78,12 @@ class FirstPassGraphManager(_BucketedGraphManager):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode) -> None:
         super().__init__(vllm_config, device, mode, vllm_config.num_speculative_tokens + 2)
 
-    def _descriptors(self) -> list[BatchExecutionDescriptor]:
+    def _init_candidates(self) -> None:
         # What the target verifies was drafted in an earlier step, for a batch of any size.
         widths = sorted({length + 2 for length in schedule_of(self.vllm_config)[1:]}, reverse=True)
         most = self.vllm_config.scheduler_config.max_num_batched_tokens
-        return [self._descriptor(n, width) for n in reversed(self._buckets) for width in widths if n * width <= most]
+        shapes = ((n, width) for n in reversed(self._buckets) for width in widths if n * width <= most)
+        self._to_capture([self._descriptor(n, width) for n, width in shapes])
 
     @staticmethod
     def _descriptor(num_reqs: int, tokens_per_request: int) -> BatchExecutionDescriptor:
@@ -109,14 +108,16 @@ class BeamGraphManager(_BucketedGraphManager):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, beam_width: int) -> None:
         super().__init__(vllm_config, device, mode, beam_width)
 
-    def _descriptors(self) -> list[BatchExecutionDescriptor]:
+    def _init_candidates(self) -> None:
         schedule = schedule_of(self.vllm_config)
-        return [
-            self._descriptor(num_reqs, length, truncates)
-            for below, num_reqs in reversed(list(zip([0, *self._buckets], self._buckets)))
-            for length in sorted(set(schedule[below + 1 : num_reqs + 1]) - {0}, reverse=True)
-            for truncates in (True, False)
-        ]
+        self._to_capture(
+            [
+                self._descriptor(num_reqs, length, truncates)
+                for below, num_reqs in reversed(list(zip([0, *self._buckets], self._buckets)))
+                for length in sorted(set(schedule[below + 1 : num_reqs + 1]) - {0}, reverse=True)
+                for truncates in (True, False)
+            ]
+        )
 
     def _descriptor(self, num_reqs: int, num_speculative_tokens: int, truncates: bool) -> BeamBatchDescriptor:
         return BeamBatchDescriptor(
