@@ -13,6 +13,7 @@ def main(argv: list[str] | None = None) -> None:
     demo = commands.add_parser("demo", help="decode held-out questions three ways and compare")
     demo.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     demo.add_argument("--num-prompts", type=int, default=300, help="held-out questions (default %(default)s)")
+    demo.add_argument("--larger", choices=("0.5b", "50m"), default="0.5b", help="size of the padded pair that is timed")
     args = parser.parse_args(argv)
     if args.command == "pair":
         from vllm_mtad.pair import draft_path, target_path
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         from vllm_mtad.demo.run import run_demo
 
-        run_demo(args.num_prompts, args.json)
+        run_demo(args.num_prompts, args.larger, args.json)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_pair_prints_two_model_folders():
 
 
 def test_the_whole_demo_small(tmp_path):
-    done = command("demo", "--num-prompts", "24", "--json", str(tmp_path / "figures.json"))
+    done = command("demo", "--num-prompts", "24", "--larger", "50m", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row["method"]: row for row in json.loads((tmp_path / "figures.json").read_text())}
     assert list(rows) == ["target", "draft_model", "mtad"]
@@ -73,9 +73,10 @@ def test_the_whole_demo_small(tmp_path):
         assert 0 < row["execution_accuracy"] <= 1
         assert row["perplexity"] > 1
         assert row["tokens_per_second"] > 0
+        assert row["tokens_per_second_at_50m"] > 0
     assert rows["target"]["block_efficiency"] == 1
     # Uncorrected, vLLM's sampled draft_model accepts next to nothing on a CPU.
     assert rows["draft_model"]["acceptance_rate"] > 0.4
     assert rows["mtad"]["block_efficiency"] > 2.5
-    for text in ("tokens/call", "SQL correct", "bugs of vLLM 0.32.0 are corrected", "⟦"):
+    for text in ("tokens/call", "SQL correct", "bugs of vLLM 0.32.0 are corrected", "cost of a 50M target", "⟦"):
         assert text in done.stdout

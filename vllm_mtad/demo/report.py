@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vllm_mtad.demo.decoding import Decoded
 from vllm_mtad.demo.figures import Figures
+from vllm_mtad.demo.larger import SIZES
 from vllm_mtad.demo.ways import OPTIONS, WAYS
 from vllm_mtad.pair.minisql.task import Example, is_correct
 
@@ -43,6 +44,17 @@ def print_table(console: Console, figures: list[Figures]) -> None:
     console.print(table)
     for note in NOTES:
         console.print(f"  {note}", style="dim", highlight=False)
+
+
+def print_larger(console: Console, size: str, speeds: list[float]) -> None:
+    target, draft = (shape.upper() for shape in SIZES[size])
+    compared = ", ".join(f"{way.label} {speed:.1f} ({speed / speeds[0]:.2f}x)" for way, speed in zip(WAYS, speeds))
+    console.print(f"\nAt the cost of a {target} target and a {draft} draft, tok/s at 1: {compared}", highlight=False)
+    console.print(
+        "  The same pair, padded to larger matrices: each model computes what it did. The vocabulary stays small.",
+        style="dim",
+        highlight=False,
+    )
 
 
 def print_answers(console: Console, tokenizer: Any, examples: list[Example], answers: list[list[Decoded]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,20 @@ PLAIN_WIDTH = 110
 """Columns when the output is not a terminal."""
 
 
-def run_demo(num_prompts: int, json_path: Path | None) -> None:
-    """Decode, print the table and a few answers, and write the figures to `json_path` if given."""
+def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
+    """Decode, print the tables and a few answers, and write the figures to `json_path` if given.
+
+    Args:
+        size: of the larger pair that is timed too, a key of `larger.SIZES`.
+    """
     quiet_vllm()
     from transformers import AutoTokenizer
 
     from vllm_mtad.algorithm.reference import hugging_face_model
     from vllm_mtad.demo.decoding import Run, decode
     from vllm_mtad.demo.figures import measure, perplexity_under
-    from vllm_mtad.demo.report import print_answers, print_table
+    from vllm_mtad.demo.larger import steps_of_timing, time_larger_pair
+    from vllm_mtad.demo.report import print_answers, print_larger, print_table
     from vllm_mtad.pair import target_path
     from vllm_mtad.pair.minisql.task import evaluation_examples
 
@@ -73,7 +79,11 @@ def run_demo(num_prompts: int, json_path: Path | None) -> None:
             perplexity = perplexity_under(target, prompt_ids, [d.tokens for d in decoded])
             figures.append(measure(way, examples, decoded, timed[1][i], timed[8][i], perplexity))
             judged()
+        larger = time_larger_pair(size, prompts, bar("at a larger model's cost", steps_of_timing()))
+    speeds = [statistics.median(run.tokens_per_second for run in rounds) for rounds in larger]
     print_table(console, figures)
+    print_larger(console, size, speeds)
     print_answers(console, tokenizer, examples[:NUM_SHOWN], [run.decoded[:NUM_SHOWN] for run in answers])
     if json_path is not None:
-        json_path.write_text(json.dumps([row.as_json() for row in figures], indent=1) + "\n")
+        rows = [row.as_json() | {f"tokens_per_second_at_{size}": speed} for row, speed in zip(figures, speeds)]
+        json_path.write_text(json.dumps(rows, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm_mtad.config.options import MTADOptions
@@ -24,10 +25,22 @@ ENGINE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Folders of two models."""
+
+    target: Path
+    draft: Path
+
+
+BUNDLED = Pair(target_path(), draft_path())
+
+
+@dataclass(frozen=True)
 class Way:
     method: str
     label: str
     speculative_config: dict[str, Any] | None
+    """But for the draft model."""
     on_cpu: dict[str, Any]
     """More engine options on a CPU."""
 
@@ -43,7 +56,6 @@ WAYS = (
         "vLLM draft_model",
         {
             "method": "draft_model",
-            "model": str(draft_path()),
             "num_speculative_tokens": OPTIONS.num_speculative_tokens,
             "draft_sample_method": "probabilistic",
         },
@@ -54,7 +66,6 @@ WAYS = (
         "MTAD",
         {
             "method": "mtad",
-            "model": str(draft_path()),
             "num_speculative_tokens": OPTIONS.num_speculative_tokens,
             "beam_width": OPTIONS.beam_width,
             "acceptance_threshold": OPTIONS.acceptance_threshold,
@@ -77,13 +88,14 @@ def quiet_vllm() -> None:
     set_verbosity_error()
 
 
-def start(way: Way, **more: Any) -> Any:
+def start(way: Way, pair: Pair = BUNDLED, **more: Any) -> Any:
     """An `LLM` for `way`; `more` are engine options that win over the demo's."""
     from vllm import LLM
     from vllm.platforms import current_platform
 
     options = ENGINE | (way.on_cpu if current_platform.is_cpu() else {}) | more
-    return LLM(str(target_path()), speculative_config=way.speculative_config, **options)
+    speculative = way.speculative_config and way.speculative_config | {"model": str(pair.draft)}
+    return LLM(str(pair.target), speculative_config=speculative, **options)
 
 
 def stop(llm: Any) -> None:
