@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_checks.models import LLAMA_1B, TINY_DRAFT, Shape, weight_bytes, write_model
+from benchmarks.gpu_checks.models import LLAMA_1B, TINY_DRAFT, ModelShape, weight_bytes, write_model
 from benchmarks.gpu_checks.report import append
 from benchmarks.gpu_checks.speculator_alone import SpeculatorAlone
 from benchmarks.gpu_checks.timing import Times, copy_bandwidth
@@ -47,7 +47,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Setting:
-    shape: Shape
+    shape: ModelShape
     dtype: str
     gamma: int
     beam_widths: tuple[int, ...]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_mtad.pair.widen import SHAPES, Shape
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -15,15 +17,9 @@ _LOGIT_SPREAD = 3.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A Llama's."""
+class ModelShape(Shape):
+    """With what a widened model keeps of its own."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
     vocab_size: int
     tie_word_embeddings: bool
 
@@ -32,13 +28,13 @@ class Shape:
         return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
 
-LLAMA_1B = Shape(2048, 8192, 16, 32, 8, 64, 128_256, tie_word_embeddings=True)
-LLAMA_8B = Shape(4096, 14_336, 32, 32, 8, 128, 128_256, tie_word_embeddings=False)
-TINY_DRAFT = Shape(128, 256, 2, 4, 2, 32, 512, tie_word_embeddings=True)
-TINY_TARGET = Shape(128, 256, 2, 4, 2, 32, 512, tie_word_embeddings=False)
+LLAMA_1B = ModelShape(**vars(SHAPES["1b"]), vocab_size=128_256, tie_word_embeddings=True)
+LLAMA_8B = ModelShape(**vars(SHAPES["8b"]), vocab_size=128_256, tie_word_embeddings=False)
+TINY_DRAFT = ModelShape(128, 256, 2, 4, 2, 32, 512, tie_word_embeddings=True)
+TINY_TARGET = ModelShape(128, 256, 2, 4, 2, 32, 512, tie_word_embeddings=False)
 
 
-def write_model(folder: Path, shape: Shape, dtype: str) -> str:
+def write_model(folder: Path, shape: ModelShape, dtype: str) -> str:
     """The path of a new model folder, for vLLM."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
