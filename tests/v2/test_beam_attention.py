@@ -12,7 +12,13 @@ import vllm
 
 from tests.v2.kernels.test_beam_attention import Case, dense_attention, dense_lse
 from vllm_mtad.config.engine_checks import V2_ATTENTION_BACKENDS
-from vllm_mtad.runners.v2.beam_attention import CACHE_LAYOUTS, BeamAttention, BeamAttentionMetadata, PrefixWorkspace
+from vllm_mtad.runners.v2.beam_attention import (
+    CACHE_LAYOUTS,
+    BeamAttention,
+    BeamAttentionMetadata,
+    PrefixWorkspace,
+    check_page_layout,
+)
 
 MAX_REQS = 6
 
@@ -137,6 +143,13 @@ def test_another_backend_is_refused_by_name():
 def test_what_a_layer_does_beyond_causal_softmax_is_refused_by_name(feature, impl):
     with pytest.raises(ValueError, match=feature):
         beam_attention(Case(torch.device("cpu"), [5]), "TRITON_ATTN", **impl)
+
+
+def test_pages_packed_for_other_instructions_are_refused():
+    check_page_layout(SimpleNamespace())
+    check_page_layout(SimpleNamespace(isa="vec"))
+    with pytest.raises(ValueError, match="packed for 'amx'"):
+        check_page_layout(SimpleNamespace(isa="amx"))
 
 
 def test_the_configuration_accepts_the_backends_whose_layout_is_known():

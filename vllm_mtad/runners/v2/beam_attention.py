@@ -121,6 +121,15 @@ def _unsupported(layer: Any) -> str | None:
     return next((feature for feature, is_there in found.items() if is_there), None)
 
 
+def check_page_layout(layer: Any) -> None:
+    """vLLM's CPU engine packs pages as its instructions like them; it decides when the KV cache is set up."""
+    if (isa := getattr(layer, "isa", "vec")) != "vec":
+        raise ValueError(
+            f"The draft's KV cache is packed for {isa!r} on this CPU, which speculative method 'mtad' cannot read on"
+            " Model Runner V2: use dtype='float32' and a block_size that is a multiple of 32, or Model Runner V1."
+        )
+
+
 def _uses_flash(layer: Any) -> bool:
     """FlashAttention 2 would read the prefix once a query head; 3 packs a KV head's queries into one tile."""
     return layer.attn_backend.get_name() == "FLASH_ATTN" and layer.impl.vllm_flash_attn_version == 3

@@ -32,7 +32,7 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator, prepare_prefill_inputs
 from vllm.v1.worker.utils import get_uniform_decode_token_count
 
-from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, PrefixWorkspace
+from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, PrefixWorkspace, check_page_layout
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, any_truncates
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
 
@@ -102,6 +102,8 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     def set_attn(self, *args: Any, **kwargs: Any) -> None:
         super().set_attn(*args, **kwargs)
+        for name in self.draft_attn_layer_names:
+            check_page_layout(self.vllm_config.compilation_config.static_forward_context[name])
         groups = [
             i
             for i, group in enumerate(self.attn_groups)
