@@ -20,8 +20,11 @@ from typing import Any
 import torch
 import vllm
 
-from vllm_mtad.demo.decoding import decode
-from vllm_mtad.demo.ways import WAYS, quiet_vllm, start, stop
+from vllm_mtad.demo.figures import MAX_TOKENS, WAYS
+from vllm_mtad.measure.decoding import decode
+from vllm_mtad.measure.engines import quiet_vllm, start, stop
+from vllm_mtad.measure.methods import PAPER
+from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import evaluation_examples
 
 ROUNDS, REQUESTS = 3, (1, 8)
@@ -31,17 +34,17 @@ WORKER = {"worker_cls": "benchmarks.timed_worker.TimedCPUWorker"}
 def measure() -> list[dict[str, Any]]:
     prompts = [e.prompt for e in evaluation_examples("held_out", 96)]
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    engines = [(way, start(way, **WORKER)) for way in WAYS]
+    engines = [(way, start(way, MINISQL, **WORKER)) for way in WAYS]
     try:
         for round_number in range(ROUNDS + 1):
             for requests in REQUESTS:
                 for way, llm in engines:
                     count = 12 * min(requests, 4)
-                    decode(llm, prompts[:count], requests, round_number, lambda: None)
+                    decode(llm, prompts[:count], PAPER.params(MAX_TOKENS), requests, round_number)
                     (taken,) = llm.collective_rpc("take_times")
                     if round_number:  # the first warms up
                         for (part, in_flight), seconds in taken.items():
-                            times[way.method, part, in_flight] += seconds
+                            times[way.family, part, in_flight] += seconds
     finally:
         for _, llm in engines:
             stop(llm)

@@ -16,9 +16,9 @@ def main(argv: list[str] | None = None) -> None:
     demo.add_argument("--larger", choices=("0.5b", "50m"), default="0.5b", help="size of the padded pair that is timed")
     args = parser.parse_args(argv)
     if args.command == "pair":
-        from vllm_mtad.pair import draft_path, target_path
+        from vllm_mtad.pair import MINISQL
 
-        print(f"target {target_path()}\ndraft {draft_path()}")
+        print(f"target {MINISQL.target}\ndraft {MINISQL.draft}")
     else:
         from vllm_mtad.demo.run import run_demo
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_mtad.pair import draft_path, target_path
+from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import evaluation_examples
 
 SAMPLING: dict[str, dict[str, Any]] = {
@@ -21,7 +21,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
 def prompt_ids(count: int) -> list[list[int]]:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(target_path())
+    tokenizer = AutoTokenizer.from_pretrained(MINISQL.target)
     return [tokenizer(example.prompt).input_ids for example in evaluation_examples("held_out", count)]
 
 
@@ -41,9 +41,9 @@ def generate(
     """
     from vllm import LLM, SamplingParams
 
-    speculative = None if mtad is None else {"method": "mtad", "model": str(draft_path())} | mtad
+    speculative = None if mtad is None else {"method": "mtad", "model": str(MINISQL.draft)} | mtad
     prompts: Any = [{"prompt_token_ids": ids} for ids in prompt_ids(count)]
-    llm = LLM(str(target_path()), speculative_config=speculative, **options)
+    llm = LLM(str(MINISQL.target), speculative_config=speculative, **options)
     llm.collective_rpc(count_replays)
     tokens: dict[str, Any] = {}
     margins: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def reference(
 
     torch.set_num_threads(2)
     settings = ReferenceSettings(num_speculative_tokens, beam_width, greedy="joint", temperature=0.0)
-    models = (hugging_face_model(str(path)) for path in (target_path(), draft_path()))
+    models = (hugging_face_model(str(path)) for path in (MINISQL.target, MINISQL.draft))
     decoder = ReferenceDecoder(*models, settings)
     decoded = [decoder.generate(ids, max_tokens, eos_token_id=2) for ids in prompt_ids(count)]
     return [

@@ -94,11 +94,11 @@ def test_separate_flags(small_pair):
 
 def test_bare_method_finds_the_bundled_draft(small_pair, tmp_path):
     """A target with the marker of the bundled pair gets the bundled draft; here with that pair's own config."""
-    from vllm_mtad.pair import draft_path, target_path
+    from vllm_mtad.pair import MINISQL
 
-    for config in (parse(str(target_path()), "--speculative-config", "mtad"), create(str(target_path()), "mtad")):
+    for config in (parse(str(MINISQL.target), "--speculative-config", "mtad"), create(str(MINISQL.target), "mtad")):
         assert config.speculative_config.method == "mtad"
-        assert config.speculative_config.model == str(draft_path())
+        assert config.speculative_config.model == str(MINISQL.draft)
 
 
 def test_bare_method_without_a_known_draft_names_the_flag(small_pair):

@@ -1,18 +1,14 @@
 """The demo's parts on made-up values, and the whole of it once, small."""
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from vllm_mtad.demo.corrected_worker import apply_sampling_constraints, expand_batch_to_tokens
-from vllm_mtad.demo.decoding import Decoded, Run
-from vllm_mtad.demo.figures import measure, perplexity_under
-from vllm_mtad.demo.ways import WAYS
+from vllm_mtad.demo.figures import WAYS, measure
+from vllm_mtad.measure.decoding import Decoded, Run
 from vllm_mtad.pair.minisql.task import evaluation_examples
 
 
@@ -30,25 +26,6 @@ def test_figures_from_what_each_call_gave():
     assert figures.tokens_per_second == 6.0
     assert figures.tokens_per_second_at_8 == 12.0
     assert measure(WAYS[0], examples, answers, runs, runs, 1.0).acceptance_rate is None
-
-
-def test_perplexity_is_over_the_answers_tokens():
-    class Half:
-        def __call__(self, input_ids):
-            logits = torch.full((1, input_ids.shape[1], 4), -math.inf)
-            logits[..., 1:3] = 0.0
-            return type("Output", (), {"logits": logits})
-
-    assert perplexity_under(Half(), [[0, 0], [3]], [[1, 2, 1], [2]]) == pytest.approx(2.0)
-
-
-def test_corrected_functions_do_what_vllms_docstrings_say():
-    cumulative = torch.tensor([2, 5, 6], dtype=torch.int32)
-    assert expand_batch_to_tokens(torch.tensor([0.5, 0.0, 2.0]), cumulative, 6, 0, 1).tolist() == [0.5] * 2 + [
-        1
-    ] * 3 + [2]
-    assert expand_batch_to_tokens(torch.tensor([7, 0]), torch.tensor([1, 1]), 1).tolist() == [7]
-    assert apply_sampling_constraints(torch.zeros(0, 8), cumulative, None).shape == (0, 8)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from tests.engine.engines import ON_V2
-from vllm_mtad.pair import target_path
+from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import evaluation_examples, is_correct
 
 START_LIMIT = 180
@@ -34,7 +34,7 @@ def server(tmp_path_factory):
     port, log = free_port(), tmp_path_factory.mktemp("serve") / "log"
     vllm = shutil.which("vllm", path=str(Path(sys.executable).parent))
     assert vllm is not None, "the vllm command is not installed beside this Python"
-    command = [vllm, "serve", str(target_path()), "--speculative-config", "mtad", "--port", str(port)]
+    command = [vllm, "serve", str(MINISQL.target), "--speculative-config", "mtad", "--port", str(port)]
     options = "--max-model-len 256 --max-num-seqs 8 --enforce-eager --block-size 32 --served-model-name sql".split()
     if ON_V2:
         options += ["--dtype", "float32"]  # in bfloat16 some CPUs pack the KV cache, which beams on V2 cannot read

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from vllm_mtad.algorithm.reference import hugging_face_model
-from vllm_mtad.pair import draft_path, target_path
+from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.widen import SHAPES, Shape, widen, widened_config
 
 SOURCE = {"vocab_size": 200, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2}

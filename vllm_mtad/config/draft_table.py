@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_mtad.pair import PAIR_MARKER, draft_path
+from vllm_mtad.pair import BUNDLED
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -31,8 +31,8 @@ KNOWN_FAMILIES: tuple[tuple[str, str], ...] = (
 
 def find_draft(target: ModelConfig) -> str:
     """Hub id or path of the draft for `target`; raises ValueError if none is known."""
-    if getattr(target.hf_config, "mtad_pair", None) == PAIR_MARKER:
-        return str(draft_path())
+    if pair := BUNDLED.get(getattr(target.hf_config, "mtad_pair", "")):
+        return str(pair.draft)
     draft = known_draft(target.model)
     if draft is None:
         raise ValueError(

@@ -1,5 +1,5 @@
 """`vllm-mtad demo`: the bundled pair decodes held-out questions three ways in vLLM.
 
-`ways` starts an engine per way, `decoding` runs prompts and keeps what each target call gave, `figures` turns
-that into numbers, `report` prints them. `corrected_worker` makes vLLM's own draft_model right on a CPU.
+`run` does it with the parts of `vllm_mtad.measure`; `larger` times the same pair at the cost of larger models;
+`figures` sums up, `report` prints.
 """

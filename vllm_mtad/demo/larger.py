@@ -6,8 +6,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vllm_mtad.demo.decoding import Run, decode
-from vllm_mtad.demo.ways import BUNDLED, WAYS, Pair, start, stop
+from vllm_mtad.demo.figures import MAX_TOKENS, WAYS
+from vllm_mtad.measure.decoding import Run, decode
+from vllm_mtad.measure.engines import start, stop
+from vllm_mtad.measure.methods import PAPER
+from vllm_mtad.pair import MINISQL, Pair
 from vllm_mtad.pair.widen import SHAPES, widen
 
 SIZES = {"0.5b": ("0.5b", "50m"), "50m": ("50m", "10m")}
@@ -25,10 +28,10 @@ def time_larger_pair(size: str, prompts: list[str], advance: Callable[[], None])
     with tempfile.TemporaryDirectory() as folder:
         pair = Pair(Path(folder) / "target", Path(folder) / "draft")
         for source, wide, shape in zip(
-            (BUNDLED.target, BUNDLED.draft), (pair.target, pair.draft), (SHAPES[name] for name in SIZES[size])
+            (MINISQL.target, MINISQL.draft), (pair.target, pair.draft), (SHAPES[name] for name in SIZES[size])
         ):
             widen(source, wide, shape)
-        engines = []
+        engines, params = [], PAPER.params(MAX_TOKENS)
         try:
             for way in WAYS:
                 engines.append(start(way, pair))
@@ -36,7 +39,7 @@ def time_larger_pair(size: str, prompts: list[str], advance: Callable[[], None])
             rounds: list[list[Run]] = [[] for _ in WAYS]
             for number in range(NUM_ROUNDS):
                 for i, llm in enumerate(engines):
-                    rounds[i].append(decode(llm, prompts[:NUM_PROMPTS], 1, 7 + number, advance))
+                    rounds[i].append(decode(llm, prompts[:NUM_PROMPTS], params, 1, 7 + number, advance))
         finally:
             for llm in engines:
                 stop(llm)

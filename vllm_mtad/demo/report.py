@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_mtad.demo.decoding import Decoded
-from vllm_mtad.demo.figures import Figures
+from vllm_mtad.demo.figures import WAYS, Figures
 from vllm_mtad.demo.larger import SIZES
-from vllm_mtad.demo.ways import OPTIONS, WAYS
+from vllm_mtad.measure.decoding import Decoded
+from vllm_mtad.measure.methods import DEFAULT
 from vllm_mtad.pair.minisql.task import Example, is_correct
 
 NOTES = (
-    f"T = 1, top-k 10, top-p 0.9; gamma = {OPTIONS.num_speculative_tokens}, B = {OPTIONS.beam_width},"
-    f" tau = {OPTIONS.acceptance_threshold}; same prompts and seeds; engines run eagerly in bfloat16.",
+    f"T = 1, top-k 10, top-p 0.9; gamma = {DEFAULT.num_speculative_tokens}, B = {DEFAULT.beam_width},"
+    f" tau = {DEFAULT.acceptance_threshold}; same prompts and seeds; engines run eagerly in bfloat16.",
     "tokens/call: over the target calls that had a draft. ppl: of the answers under the target at T = 1.",
     "draft_model on a CPU: two bugs of vLLM 0.32.0 are corrected at run time (patches/0.32.0); its draft is warped"
     " by temperature only.",
@@ -33,7 +33,7 @@ def print_table(console: Console, figures: list[Figures]) -> None:
     base = figures[0]
     for way, row in zip(WAYS, figures):
         table.add_row(
-            way.label,
+            way.name,
             f"{row.block_efficiency:.2f}",
             "-" if row.acceptance_rate is None else f"{row.acceptance_rate:.1%}",
             f"{row.execution_accuracy:.1%}",
@@ -48,7 +48,7 @@ def print_table(console: Console, figures: list[Figures]) -> None:
 
 def print_larger(console: Console, size: str, speeds: list[float]) -> None:
     target, draft = (shape.upper() for shape in SIZES[size])
-    compared = ", ".join(f"{way.label} {speed:.1f} ({speed / speeds[0]:.2f}x)" for way, speed in zip(WAYS, speeds))
+    compared = ", ".join(f"{way.name} {speed:.1f} ({speed / speeds[0]:.2f}x)" for way, speed in zip(WAYS, speeds))
     console.print(f"\nAt the cost of a {target} target and a {draft} draft, tok/s at 1: {compared}", highlight=False)
     console.print(
         "  The same pair, padded to larger matrices: each model computes what it did. The vocabulary stays small.",
@@ -64,7 +64,7 @@ def print_answers(console: Console, tokenizer: Any, examples: list[Example], ans
         console.print(f"\n{example.prompt.split('Question: ')[1].split(chr(10))[0]}", style="bold", highlight=False)
         for way, of_way in zip(WAYS, answers):
             mark = "[green]ok[/]   " if is_correct(example, of_way[at].text) else "[red]wrong[/]"
-            console.print(f"  {way.label:<17}{mark} ", end="")
+            console.print(f"  {way.name:<17}{mark} ", end="")
             console.print(_marked(tokenizer, of_way[at], has_draft=way.num_speculative_tokens > 0), soft_wrap=True)
 
 

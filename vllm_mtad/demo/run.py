@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vllm_mtad.demo.ways import WAYS, quiet_vllm, start, stop
+from vllm_mtad.demo.figures import MAX_TOKENS, WAYS, measure
+from vllm_mtad.measure.engines import quiet_vllm, start, stop
+from vllm_mtad.measure.methods import PAPER
 
 NUM_ROUNDS = 3
 PROMPTS_ALONE, PROMPTS_AT_8 = 16, 48
@@ -31,12 +33,11 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
     quiet_vllm()
     from transformers import AutoTokenizer
 
-    from vllm_mtad.algorithm.reference import hugging_face_model
-    from vllm_mtad.demo.decoding import Run, decode
-    from vllm_mtad.demo.figures import measure, perplexity_under
     from vllm_mtad.demo.larger import steps_of_timing, time_larger_pair
     from vllm_mtad.demo.report import print_answers, print_larger, print_table
-    from vllm_mtad.pair import target_path
+    from vllm_mtad.measure.decoding import Run, decode
+    from vllm_mtad.measure.likelihood import TargetLikelihood, perplexity
+    from vllm_mtad.pair import MINISQL
     from vllm_mtad.pair.minisql.task import evaluation_examples
 
     console = Console()
@@ -44,7 +45,8 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
         console = Console(width=PLAIN_WIDTH)
     examples = evaluation_examples("held_out", num_prompts)
     prompts = [example.prompt for example in examples]
-    tokenizer, target = AutoTokenizer.from_pretrained(target_path()), hugging_face_model(str(target_path()))
+    tokenizer, likelihood = AutoTokenizer.from_pretrained(MINISQL.target), TargetLikelihood.of(MINISQL.target)
+    params = PAPER.params(MAX_TOKENS)
     engines: list[Any] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -55,11 +57,11 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
         started = bar("starting three engines", len(WAYS))
         try:
             for way in WAYS:
-                engines.append(start(way))
+                engines.append(start(way, MINISQL))
                 started()
             answers: list[Run] = []
             for way, llm in zip(WAYS, engines):
-                answers.append(decode(llm, prompts, 8, 1, bar(f"answers: {way.label}", num_prompts)))
+                answers.append(decode(llm, prompts, params, 8, 1, bar(f"answers: {way.name}", num_prompts)))
             # Interleaved, so that a change in the machine's load meets every way.
             advance = bar("timing", NUM_ROUNDS * len(WAYS) * (PROMPTS_ALONE + PROMPTS_AT_8))
             timed: dict[int, list[list[Run]]] = {1: [[] for _ in WAYS], 8: [[] for _ in WAYS]}
@@ -67,7 +69,9 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
                 for concurrency, count in ((1, PROMPTS_ALONE), (8, PROMPTS_AT_8)):
                     chosen = [prompts[(round_number * count + i) % num_prompts] for i in range(count)]
                     for i, llm in enumerate(engines):
-                        timed[concurrency][i].append(decode(llm, chosen, concurrency, 2 + round_number, advance))
+                        timed[concurrency][i].append(
+                            decode(llm, chosen, params, concurrency, 2 + round_number, advance)
+                        )
         finally:
             for llm in engines:
                 stop(llm)
@@ -76,8 +80,11 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
         figures = []
         for i, way in enumerate(WAYS):
             decoded = answers[i].decoded
-            perplexity = perplexity_under(target, prompt_ids, [d.tokens for d in decoded])
-            figures.append(measure(way, examples, decoded, timed[1][i], timed[8][i], perplexity))
+            tokens = [d.tokens for d in decoded]
+            nats = likelihood.negative_log_likelihoods(prompt_ids, tokens)
+            figures.append(
+                measure(way, examples, decoded, timed[1][i], timed[8][i], perplexity(nats, list(map(len, tokens))))
+            )
             judged()
         larger = time_larger_pair(size, prompts, bar("at a larger model's cost", steps_of_timing()))
     speeds = [statistics.median(run.tokens_per_second for run in rounds) for rounds in larger]

@@ -1,23 +1,25 @@
-"""The bundled pair: a small text-to-SQL target and a smaller draft with the same tokenizer.
+"""The bundled pairs: each a small target and a smaller draft with the same tokenizer, for one generated task.
 
-`minisql` generates the task, `tokenizer` and `train` made the models, `evaluate` measures them.
+`minisql` and `tales` generate the tasks, `tokenizer` and `train` made the models, `evaluate` measures those of MiniSQL,
+`widen` gives a model the cost of a larger one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-
-PAIR_MARKER = "minisql-v1"
-"""Value of `mtad_pair` in config.json: how the bundled pair is recognised."""
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
-def target_path() -> Path:
-    """Folder of the target model."""
-    return _WEIGHTS / "target"
+@dataclass(frozen=True)
+class Pair:
+    """Folders of two models."""
+
+    target: Path
+    draft: Path
 
 
-def draft_path() -> Path:
-    """Folder of the draft model."""
-    return _WEIGHTS / "draft"
+MINISQL, TALES = (Pair(_WEIGHTS / task / "target", _WEIGHTS / task / "draft") for task in ("minisql", "tales"))
+BUNDLED = {"minisql-v1": MINISQL, "tales-v1": TALES}
+"""By the value of `mtad_pair` in config.json, which says that a model is the target or draft of that pair."""

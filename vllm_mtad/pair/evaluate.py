@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vllm_mtad.pair import draft_path, target_path
+from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import Example, evaluation_examples, is_correct
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -50,8 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=["validation", "held_out"], default="validation")
     parser.add_argument("--num-examples", type=int, default=400)
-    parser.add_argument("--target", type=Path, default=target_path())
-    parser.add_argument("--draft", type=Path, default=draft_path())
+    parser.add_argument("--target", type=Path, default=MINISQL.target)
+    parser.add_argument("--draft", type=Path, default=MINISQL.draft)
     args = parser.parse_args()
     examples = evaluation_examples(args.split, args.num_examples)
     for name, folder in (("target", args.target), ("draft", args.draft)):

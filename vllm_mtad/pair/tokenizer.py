@@ -1,4 +1,7 @@
-"""The pair's byte-level BPE tokenizer, trained on MiniSQL text."""
+"""The byte-level BPE tokenizer of a bundled pair, trained on its task's text.
+
+python -m vllm_mtad.pair.tokenizer tales OUT/tokenizer
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vllm_mtad.pair.minisql.task import training_examples
+from vllm_mtad.pair.tasks import TASKS
 
 VOCAB_SIZE = 1024
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 
 
-def train_tokenizer(num_examples: int = 8000, seed: int = 1) -> Tokenizer:
+def train_tokenizer(task: str, num_examples: int = 8000, seed: int = 1) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -29,7 +32,7 @@ def train_tokenizer(num_examples: int = 8000, seed: int = 1) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (f"{e.prompt} {e.sql}" for e in islice(training_examples(seed), num_examples))
+    texts = (f"{prompt} {completion}" for prompt, completion in islice(TASKS[task](seed), num_examples))
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
@@ -51,11 +54,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    save_tokenizer(train_tokenizer(), folder)
-    print(json.dumps({"vocab_size": VOCAB_SIZE, "folder": str(folder)}))
+    args = parser.parse_args()
+    save_tokenizer(train_tokenizer(args.task), args.folder)
+    print(json.dumps({"vocab_size": VOCAB_SIZE, "folder": str(args.folder)}))
 
 
 if __name__ == "__main__":

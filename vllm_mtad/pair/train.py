@@ -1,9 +1,9 @@
-"""Train one model of the bundled pair from nothing, on a CPU or a GPU.
+"""Train one model of a bundled pair from nothing, on a CPU or a GPU.
 
-    python -m vllm_mtad.pair.tokenizer OUT/tokenizer
-    python -m vllm_mtad.pair.train target --tokenizer OUT/tokenizer --out OUT/target
-    python -m vllm_mtad.pair.train target --tokenizer OUT/tokenizer --out OUT/target --cycle 1
-    python -m vllm_mtad.pair.train draft  --tokenizer OUT/tokenizer --out OUT/draft
+    python -m vllm_mtad.pair.tokenizer minisql OUT/tokenizer
+    python -m vllm_mtad.pair.train minisql target --tokenizer OUT/tokenizer --out OUT/target
+    python -m vllm_mtad.pair.train minisql target --tokenizer OUT/tokenizer --out OUT/target --cycle 1
+    python -m vllm_mtad.pair.train minisql draft  --tokenizer OUT/tokenizer --out OUT/draft
 
 A cycle after the first starts from the weights that the one before saved, with other examples and a fresh
 optimizer. Every batch is fresh: no example is seen twice. Muon drives the matrices of the layers, AdamW the embeddings,
@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from vllm_mtad.pair import PAIR_MARKER
-from vllm_mtad.pair.minisql.task import training_examples
+from vllm_mtad.pair.tasks import TASKS
 from vllm_mtad.pair.tokenizer import BOS_ID, EOS_ID, PAD_ID, VOCAB_SIZE
 
 CHUNK = 1024
@@ -49,6 +48,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Recipe:
+    task: str
     hidden_size: int
     num_layers: int
     num_heads: int
@@ -60,7 +60,7 @@ class Recipe:
     adam_lr: float = 3e-3
     batch_tokens: int = 4096
     prompt_weight: float = 0.1
-    """Loss weight of a prompt token; a token of the SQL text has weight 1."""
+    """Loss weight of a prompt token; a token of the completion has weight 1."""
     seed: int = 7
 
     def config(self) -> LlamaConfig:
@@ -78,12 +78,13 @@ class Recipe:
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,
             pad_token_id=PAD_ID,
-            mtad_pair=PAIR_MARKER,
+            mtad_pair=f"{self.task}-v1",
         )
 
 
 RECIPES = {
-    "target": Recipe(
+    ("minisql", "target"): Recipe(
+        "minisql",
         256,
         8,
         4,
@@ -92,18 +93,22 @@ RECIPES = {
         tied=False,
         cycles=(Cycle(5000), Cycle(2400, peak=0.35, flat=0.0), Cycle(900, peak=0.3, flat=0.0)),
     ),
-    "draft": Recipe(160, 2, 5, 1, 448, tied=True, cycles=(Cycle(1200),), adam_lr=4e-3),
+    ("minisql", "draft"): Recipe("minisql", 160, 2, 5, 1, 448, tied=True, cycles=(Cycle(1200),), adam_lr=4e-3),
+    ("tales", "target"): Recipe("tales", 192, 6, 3, 1, 512, tied=True, cycles=(Cycle(5000),)),
+    ("tales", "draft"): Recipe("tales", 96, 2, 3, 1, 256, tied=True, cycles=(Cycle(1500),), adam_lr=4e-3),
 }
 
 
 def batches(tokenizer: Tokenizer, recipe: Recipe, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (token ids [rows, length], loss weights [rows, length]) of at most `batch_tokens` each."""
-    stream = training_examples(seed)
+    stream = TASKS[recipe.task](seed)
     shuffle = torch.Generator().manual_seed(seed)
     while True:
         examples = list(islice(stream, CHUNK))
-        prompts = [e.ids for e in tokenizer.encode_batch([e.prompt for e in examples])]
-        answers = [e.ids for e in tokenizer.encode_batch([" " + e.sql for e in examples], add_special_tokens=False)]
+        prompts = [e.ids for e in tokenizer.encode_batch([prompt for prompt, _ in examples])]
+        answers = [
+            e.ids for e in tokenizer.encode_batch([f" {text}" for _, text in examples], add_special_tokens=False)
+        ]
         rows = sorted(zip(prompts, answers), key=lambda row: len(row[0]) + len(row[1]))
         groups: list[list[tuple[list[int], list[int]]]] = [[]]
         for row in rows:
@@ -185,7 +190,10 @@ def train(recipe: Recipe, cycle: int, tokenizer: Tokenizer, folder: Path, device
             if step % 50 == 0:
                 elapsed = time.time() - start
                 record = {"step": step, "minutes": round(elapsed / 60, 2), "tokens": seen}
-                record |= {"sql_loss": round(sums[0].item() / 50, 4), "prompt_loss": round(sums[1].item() / 50, 4)}
+                record |= {
+                    "completion_loss": round(sums[0].item() / 50, 4),
+                    "prompt_loss": round(sums[1].item() / 50, 4),
+                }
                 log.write(json.dumps(record) + "\n")
                 log.flush()
                 sums.zero_()
@@ -196,7 +204,8 @@ def train(recipe: Recipe, cycle: int, tokenizer: Tokenizer, folder: Path, device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("role", choices=("target", "draft"))
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cycle", type=int, default=0, help="which of the recipe's annealing cycles")
@@ -205,7 +214,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    recipe = RECIPES[args.name]
+    recipe = RECIPES[args.task, args.role]
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     tokenizer.save_pretrained(args.out)

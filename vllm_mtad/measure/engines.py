@@ -1,0 +1,59 @@
+"""Starting and stopping a vLLM engine for a way to decode."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+from vllm_mtad.measure.methods import Method
+from vllm_mtad.pair import Pair
+
+CORRECTED_WORKER = "vllm_mtad.measure.corrected_worker.CorrectedCPUWorker"
+ENGINE: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "max_model_len": 256,
+    "max_num_seqs": 8,
+    "enable_prefix_caching": False,  # a prompt that ran once must not be faster the next time
+    "seed": 0,
+    "use_tqdm_on_load": False,
+}
+"""What all ways have in common; enough for the bundled pairs."""
+ON_CPU: dict[str, Any] = {"enforce_eager": True, "block_size": 32}  # compiling takes longer than most runs
+
+
+def quiet_vllm() -> None:
+    """Only errors, here and in the engine processes. To be called before vLLM is imported."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+
+
+def on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
+
+
+def start(method: Method, pair: Pair, **more: Any) -> Any:
+    """An `LLM` that decodes as `method`; `more` are engine options that win over `ENGINE`."""
+    from vllm import LLM
+
+    options = dict(ENGINE)
+    if on_cpu():
+        options |= ON_CPU
+        if method.family == "draft_model":
+            options["worker_cls"] = CORRECTED_WORKER
+    return LLM(str(pair.target), speculative_config=method.speculative_config(str(pair.draft)), **options | more)
+
+
+def stop(llm: Any) -> None:
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    gc.collect()
