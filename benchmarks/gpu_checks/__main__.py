@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.gpu_checks import correctness
 from benchmarks.gpu_checks.aims import add_aims
-from benchmarks.gpu_checks.machine import describe_machine
 from benchmarks.gpu_checks.report import Report
 from benchmarks.gpu_checks.subprocesses import end_all, run_task
+from benchmarks.machine import describe_machine
 
 PARTS = ("correctness", "drafting", "step")
 DRAFTING_SECONDS, STEP_SECONDS = 180, 200
@@ -85,7 +85,7 @@ def main() -> int:
     args = parse_arguments()
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(args.out)
-    report.add(**describe_machine(args.device))
+    report.add(**describe_machine("benchmarks.gpu_checks", args.device))
     for part in args.parts:
         print(f"{part} ...", flush=True)
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_checks.machine import ROOT
+from benchmarks.machine import ROOT
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",

@@ -62,15 +62,15 @@ def test_what_is_added_is_not_zero_but_for_where_it_ends(tmp_path):
         assert (weights[f"model.layers.3.{name}.weight"] == 0).all()
 
 
-@pytest.mark.parametrize("path", [target_path, draft_path])
+@pytest.mark.parametrize("path", [MINISQL.target, MINISQL.draft])
 def test_the_bundled_pair_at_fifty_million(tmp_path, path):
-    source = hugging_face_model(path())
-    widen(path(), tmp_path, SHAPES["50m"], torch.float32)
+    source = hugging_face_model(str(path))
+    widen(path, tmp_path, SHAPES["50m"], torch.float32)
     wide = hugging_face_model(tmp_path)
     assert 40e6 < sum(p.numel() for p in wide.parameters()) < 60e6
     assert largest_difference(source, wide, source.config.vocab_size) < 1e-4
     assert wide.config.mtad_pair == source.config.mtad_pair
-    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == AutoTokenizer.from_pretrained(path()).get_vocab()
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == AutoTokenizer.from_pretrained(path).get_vocab()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.gpu_checks import correctness
 from benchmarks.gpu_checks.aims import add_aims
-from benchmarks.gpu_checks.machine import ROOT
 from benchmarks.gpu_checks.report import FILE, Report
+from benchmarks.machine import ROOT
 
 
 def test_tiny_drafting_and_correctness_write_their_records(tmp_path):

@@ -1,4 +1,4 @@
-"""The same pair at the cost of larger models: padded so that each computes what it did (`pair.widen`)."""
+"""The same pair at the cost of larger models, timed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from vllm_mtad.demo.figures import MAX_TOKENS, WAYS
 from vllm_mtad.measure.decoding import Run, decode
 from vllm_mtad.measure.engines import start, stop
 from vllm_mtad.measure.methods import PAPER
-from vllm_mtad.pair import MINISQL, Pair
-from vllm_mtad.pair.widen import SHAPES, widen
+from vllm_mtad.measure.sizes import pair_at
+from vllm_mtad.pair import MINISQL
 
-SIZES = {"0.5b": ("0.5b", "50m"), "50m": ("50m", "10m")}
-"""Shapes of the target and of the draft."""
 NUM_ROUNDS, NUM_PROMPTS = 2, 8
 
 
@@ -26,11 +24,7 @@ def steps_of_timing() -> int:
 def time_larger_pair(size: str, prompts: list[str], advance: Callable[[], None]) -> list[list[Run]]:
     """The timed rounds of each way, one request at a time, at a size of `SIZES`; ways take turns."""
     with tempfile.TemporaryDirectory() as folder:
-        pair = Pair(Path(folder) / "target", Path(folder) / "draft")
-        for source, wide, shape in zip(
-            (MINISQL.target, MINISQL.draft), (pair.target, pair.draft), (SHAPES[name] for name in SIZES[size])
-        ):
-            widen(source, wide, shape)
+        pair = pair_at(size, MINISQL, Path(folder))
         engines, params = [], PAPER.params(MAX_TOKENS)
         try:
             for way in WAYS:

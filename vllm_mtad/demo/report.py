@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_mtad.demo.figures import WAYS, Figures
-from vllm_mtad.demo.larger import SIZES
 from vllm_mtad.measure.decoding import Decoded
 from vllm_mtad.measure.methods import DEFAULT
+from vllm_mtad.measure.sizes import SIZES
 from vllm_mtad.pair.minisql.task import Example, is_correct
 
 NOTES = (

@@ -28,7 +28,7 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
     """Decode, print the tables and a few answers, and write the figures to `json_path` if given.
 
     Args:
-        size: of the larger pair that is timed too, a key of `larger.SIZES`.
+        size: of the larger pair that is timed too, a key of `sizes.SIZES`.
     """
     quiet_vllm()
     from transformers import AutoTokenizer

@@ -15,7 +15,7 @@ class Decoded:
     and its last tokens.
     """
 
-    prompt: str
+    prompt: Any
     calls: list[list[int]] = field(default_factory=list)
     text: str = ""
     first: float = 0.0
@@ -48,7 +48,7 @@ class Run:
 
 def decode(
     llm: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     params: Any,
     concurrency: int,
     seed: int,
@@ -57,6 +57,7 @@ def decode(
     """Decode `prompts` with at most `concurrency` in flight; `advance` is called after each.
 
     Args:
+        prompts: as vLLM takes them: texts, or `{"prompt_token_ids": ids}`.
         params: SamplingParams (`Sampling.params`), to which every prompt adds a seed of its own, the same for every
             way to decode.
     """

@@ -48,7 +48,7 @@ def start(method: Method, pair: Pair, **more: Any) -> Any:
     options = dict(ENGINE)
     if on_cpu():
         options |= ON_CPU
-        if method.family == "draft_model":
+        if method.family in ("draft_model", "ngram"):  # vLLM's own speculation
             options["worker_cls"] = CORRECTED_WORKER
     return LLM(str(pair.target), speculative_config=method.speculative_config(str(pair.draft)), **options | more)
 

@@ -90,7 +90,8 @@ def block_verification(sampling: Sampling = PAPER) -> Method:
 
 
 def ngram(num_speculative_tokens: int = DEFAULT.num_speculative_tokens, sampling: Sampling = PAPER) -> Method:
-    config = {"method": "ngram", "num_speculative_tokens": num_speculative_tokens, "prompt_lookup_max": 4}
+    config = {"method": "ngram", "num_speculative_tokens": num_speculative_tokens}
+    config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
     return _method("ngram", "n-gram", config, sampling, [])
 
 

@@ -43,7 +43,7 @@ class Cycle:
     """Share of the steps before the rate falls."""
 
     def rate(self, step: int) -> float:
-        return self.peak * min(1.0, (step + 1) / 20, (1 - step / self.num_steps) / (1 - self.flat))
+        return self.peak * min(1.0, (step + 1) / 20, (1 - step / self.num_steps) / max(1 - self.flat, 1e-9))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ RECIPES = {
         cycles=(Cycle(5000), Cycle(2400, peak=0.35, flat=0.0), Cycle(900, peak=0.3, flat=0.0)),
     ),
     ("minisql", "draft"): Recipe("minisql", 160, 2, 5, 1, 448, tied=True, cycles=(Cycle(1200),), adam_lr=4e-3),
-    ("tales", "target"): Recipe("tales", 192, 6, 3, 1, 512, tied=True, cycles=(Cycle(5000),)),
+    ("tales", "target"): Recipe(
+        "tales", 192, 6, 3, 1, 512, tied=True, cycles=(Cycle(2000, flat=1.0), Cycle(700, peak=0.6, flat=0.0))
+    ),
     ("tales", "draft"): Recipe("tales", 96, 2, 3, 1, 256, tied=True, cycles=(Cycle(1500),), adam_lr=4e-3),
 }
 

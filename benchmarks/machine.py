@@ -1,5 +1,5 @@
-"""What a result was measured on: the GPU and its driver, the versions, the commit, the command. Asked of other
-programs and of package metadata, so that the process which starts the checks never touches the device."""
+"""What a result was measured on: the processor, the GPU and its driver, the versions, the commit, the command. Asked of
+other programs and of package metadata, so that the process which starts the measurements never touches the device."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "triton", "vllm", "vllm-mtad", "transformers")
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """One JSON object; what cannot be found out is null."""
+def describe_machine(program: str, device: str) -> dict[str, Any]:
+    """One JSON object; what cannot be found out is null. `program`: what was started, as after `python -m`."""
     return {
         "part": "machine",
         "device": device,
         "gpu": _first_gpu() if device == "cuda" else None,
+        "cpu": _cpu(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
-        "command": " ".join(["python -m benchmarks.gpu_checks", *sys.argv[1:]]),
+        "command": " ".join(["python -m", program, *sys.argv[1:]]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -42,6 +43,14 @@ def _first_gpu() -> dict[str, str] | None:
     fields = ("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit")
     found = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     return dict(zip(fields, (value.strip() for value in found.splitlines()[0].split(",")))) if found else None
+
+
+def _cpu() -> str | None:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return None
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else None
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,67 @@
+"""The few sentences and the table that a hurried reader takes away."""
+
+from __future__ import annotations
+
+from benchmarks.report.ceiling import steps_of, verdict
+from benchmarks.report.results import BASE, Results, difference
+from benchmarks.report.tables import quality_table, with_interval
+
+MAIN = (BASE, "draft_model", "MTAD")
+
+
+def headline(results: Results) -> list[str]:
+    blocks = []
+    for prompt_set, answers in results.answers.items():
+        if not all(name in answers for name in MAIN):
+            continue
+        size = results.size_of(prompt_set)
+        at = f"; speeds at the cost of the {size} size, one request in flight" if size else ""
+        count, seeds = len(next(iter(answers[BASE].answers.values()))), len(answers[BASE].answers)
+        blocks.append(f"### {prompt_set}: {count} prompts, {seeds} seed{'s' if seeds > 1 else ''}{at}")
+        blocks += [quality_table(results, prompt_set, MAIN), _sentences(results, prompt_set)]
+    return blocks
+
+
+def _sentences(results: Results, prompt_set: str) -> str:
+    answers = results.answers[prompt_set]
+    mtad, base = answers["MTAD"], answers[BASE]
+    lines = []
+    if mtad.is_judged:
+        accuracy = difference(mtad, base, "accuracy")
+        lines.append(
+            f"- Correct answers, MTAD − plain sampling: {with_interval(accuracy, 1, True, 100)} points"
+            f" ({_reading(accuracy.low > 0, accuracy.high < 0)})."
+        )
+    nll = difference(mtad, base, "mean_nll")
+    lines.append(
+        f"- Negative log-likelihood per token, MTAD − plain sampling: {with_interval(nll, 3, True)} nats"
+        f" ({_reading(nll.high < 0, nll.low > 0)})."
+    )
+    found = verdict(steps_of(results, prompt_set))
+    if found:
+        lines.append(
+            f"- Against vanilla speculative decoding, each at its fastest draft length ({found['mtad']};"
+            f" {found['vanilla']}): {found['reached']:.2f}× its speed where the forward passes alone would allow"
+            f" {found['allowed']:.2f}×, {found['share']:.0%} of it; {found['over_target']:.2f}× the target alone."
+        )
+    lines += _losses(results, prompt_set)
+    return "\n".join(lines)
+
+
+def _reading(better: bool, worse: bool) -> str:
+    return "better, outside the interval" if better else "worse, outside the interval" if worse else "within noise"
+
+
+def _losses(results: Results, prompt_set: str) -> list[str]:
+    """Where MTAD is slower than what a user would pick instead, in the same turn of engines."""
+    slower = []
+    for (own, _, concurrency), found in sorted(results.speedups.items(), key=lambda item: item[0][2]):
+        mtad, vanilla = found.get("MTAD"), found.get("draft_model")
+        if own == prompt_set and mtad and vanilla and mtad.ratio < max(vanilla.ratio, 1.0):
+            slower.append(f"{concurrency} ({mtad.ratio:.2f}× against {vanilla.ratio:.2f}×)")
+    if not slower:
+        return []
+    return [
+        "- **Where MTAD loses**: it is slower than `draft_model` or the target alone at these numbers of requests in"
+        f" flight, at the default γ: {', '.join(slower)}."
+    ]

@@ -1,0 +1,177 @@
+"""Figures from the raw rows of a run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmarks.store import Store
+from vllm_mtad.measure.figures import (
+    acceptance_per_position,
+    acceptance_rate,
+    block_efficiency,
+    distinct,
+    repetition_rate,
+)
+from vllm_mtad.measure.intervals import Interval, Ratio, interval, paired_difference
+
+BASE = "target alone"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All answers of one method to one prompt set, by seed: `answers[seed][prompt]`."""
+
+    method: str
+    gamma: int
+    answers: dict[int, list[dict[str, Any]]]
+    nats: dict[int, list[float]]
+
+    @property
+    def num_answers(self) -> int:
+        return sum(map(len, self.answers.values()))
+
+    @cached_property
+    def calls(self) -> list[list[int]]:
+        return [a["calls"] for answers in self.answers.values() for a in answers]
+
+    @property
+    def block_efficiency(self) -> Interval | None:
+        if not self.gamma or block_efficiency(self.calls) is None:
+            return None
+        return interval(self._ratio(lambda a, _: sum(a["calls"][1:]), lambda a: len(a["calls"]) - 1, self.answers))
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        return acceptance_rate(self.calls, self.gamma)
+
+    @property
+    def per_position(self) -> list[float]:
+        return acceptance_per_position(self.calls, self.gamma)
+
+    @property
+    def is_judged(self) -> bool:
+        return all(a["correct"] is not None for answers in self.answers.values() for a in answers)
+
+    def accuracy(self, seeds: Sequence[int] | None = None) -> Ratio:
+        return self._ratio(lambda a, _: float(a["correct"]), lambda _: 1.0, seeds or self.answers)
+
+    def mean_nll(self, seeds: Sequence[int] | None = None) -> Ratio:
+        """Nats per token."""
+        return self._ratio(lambda _, nats: nats, lambda a: len(a["tokens"]), seeds or self.answers)
+
+    def joint_nll(self, seeds: Sequence[int] | None = None) -> Ratio:
+        """Nats per answer."""
+        return self._ratio(lambda _, nats: nats, lambda _: 1.0, seeds or self.answers)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.mean_nll().value())
+
+    @property
+    def mean_length(self) -> float:
+        return statistics.mean(len(a["tokens"]) for answers in self.answers.values() for a in answers)
+
+    @property
+    def repetition(self) -> float:
+        return statistics.mean(repetition_rate(a["tokens"]) for answers in self.answers.values() for a in answers)
+
+    def distinct(self, n: int) -> float:
+        """Over the answers of the first seed, so that runs with more seeds do not look poorer."""
+        return distinct([a["tokens"] for a in self.answers[min(self.answers)]], n)
+
+    def _ratio(
+        self,
+        numerator: Callable[[dict[str, Any], float], float],
+        denominator: Callable[[dict[str, Any]], float],
+        seeds: Any,
+    ) -> Ratio:
+        """Sums over seeds of one prompt."""
+        count = len(self.answers[min(self.answers)])
+        above, below = [0.0] * count, [0.0] * count
+        for seed in seeds:
+            for i, answer in enumerate(self.answers[seed]):
+                above[i] += numerator(answer, self.nats[seed][i] if seed in self.nats else 0.0)
+                below[i] += denominator(answer)
+        return Ratio.of(above, below)
+
+
+def difference(of: Answers, base: Answers, figure: str) -> Interval:
+    """Paired over prompts, on the seeds that both have. `figure`: accuracy, mean_nll or joint_nll."""
+    seeds = sorted(set(of.answers) & set(base.answers))
+    return paired_difference(getattr(of, figure)(seeds), getattr(base, figure)(seeds))
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Over rounds: median with smallest and largest of tokens/s by the target alone's in the same round and turn."""
+
+    ratio: float
+    low: float
+    high: float
+    tokens_per_second: float
+    seconds_per_token: float
+    rounds: int
+
+
+class Results:
+    """Everything in a folder, by prompt set and method."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.unavailable = {row["method"]: row["reason"] for row in store.rows("unavailable")}
+        nats: dict[tuple[str, str, int], list[float]] = {
+            (row["prompt_set"], row["method"], row["seed"]): row["nats"] for row in store.rows("likelihoods")
+        }
+        grouped: dict[str, dict[str, Answers]] = defaultdict(dict)
+        for row in store.rows("answers"):
+            key = (row["prompt_set"], row["method"], row["seed"])
+            if key not in nats:
+                continue
+            found = grouped[key[0]].setdefault(key[1], Answers(key[1], row["gamma"], {}, {}))
+            found.answers[key[2]], found.nats[key[2]] = row["answers"], nats[key]
+        self.answers = dict(grouped)
+
+    @cached_property
+    def speedups(self) -> dict[tuple[str, str | None, int], dict[str, Speedup]]:
+        """(prompt set, size, concurrency) -> method -> its speed beside the target alone's."""
+        rows: dict[tuple[str, str | None, int], list[dict[str, Any]]] = defaultdict(list)
+        for row in self.store.rows("speed"):
+            rows[row["prompt_set"], row["size"], row["concurrency"]].append(row)
+        return {key: _speedups(own) for key, own in rows.items()}
+
+    def speed_of(self, prompt_set: str, method: str) -> Speedup | None:
+        """With one request in flight, at the only size that was timed for this set."""
+        for (own, _, concurrency), found in self.speedups.items():
+            if own == prompt_set and concurrency == 1 and method in found:
+                return found[method]
+        return None
+
+    def size_of(self, prompt_set: str) -> str | None:
+        return next((size for own, size, _ in self.speedups if own == prompt_set), None)
+
+
+def _speedups(rows: list[dict[str, Any]]) -> dict[str, Speedup]:
+    base = {(row["turn"], row["round"]): row for row in rows if row["method"] == BASE}
+    pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = defaultdict(list)
+    for row in rows:
+        beside = base.get((row["turn"], row["round"]))
+        if beside is not None:
+            pairs[row["method"]].append((row, beside))
+    found = {}
+    for method, own in pairs.items():
+        ratios = [row["tokens_per_second"] / beside["tokens_per_second"] for row, beside in own]
+        found[method] = Speedup(
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            statistics.median(row["tokens_per_second"] for row, _ in own),
+            statistics.median(row["seconds_per_token"] for row, _ in own if row["seconds_per_token"]),
+            len(ratios),
+        )
+    return found

@@ -1,0 +1,122 @@
+"""How fast every way to decode is: rounds in which the engines take turns, offline.
+
+Rows of `speed`: one a (part of the plan, method, concurrency, round). All engines of one `turn` are up together, the
+target alone among them, so that a ratio to it is of one round on one machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.catalogue import methods_of
+from benchmarks.plan import Plan, Quality, Speed
+from benchmarks.progress import Work, closing
+from benchmarks.quality import engine_options, refuse
+from benchmarks.store import Store
+from benchmarks.workload import Workload, load_workload
+from vllm_mtad.measure.decoding import Run, decode
+from vllm_mtad.measure.engines import on_cpu, start
+from vllm_mtad.measure.methods import Method, target_alone
+from vllm_mtad.measure.sizes import pair_at
+from vllm_mtad.pair import Pair
+
+GPU_CACHE_BYTES = 8 << 30
+"""KV cache of an engine on a GPU that others share."""
+
+
+def key_of(speed: Speed) -> dict[str, Any]:
+    return {"prompt_set": speed.prompt_set, "size": speed.size}
+
+
+def sized(workload: Workload, size: str | None, folder: Path) -> Pair:
+    return workload.pair if size is None else pair_at(size, workload.pair, folder)
+
+
+def turns(methods: Sequence[Method], together: int) -> list[list[Method]]:
+    """Methods in groups of engines that are up together, each led by the target alone."""
+    base = target_alone()
+    others = [method for method in methods if method != base]
+    return [[base, *others[i : i + together - 1]] for i in range(0, len(others), max(together - 1, 1))]
+
+
+def shared_machine(speed: Speed) -> dict[str, Any]:
+    return {} if on_cpu() or speed.together == 1 else {"kv_cache_memory_bytes": GPU_CACHE_BYTES}
+
+
+def time_methods(plan: Plan, speed: Speed, quality: Quality, folder: Path, store: Store, work: Work) -> None:
+    """Time what is not in `store` yet. `quality` says which prompts; `folder` holds the padded models."""
+    workload = load_workload(plan.models, quality)
+    done = {(row["method"], row["concurrency"], row["round"]) for row in store.rows("speed") if _is_of(speed, row)}
+    wanted = {(c, r) for c in speed.concurrency for r in range(speed.rounds)}
+    missing = [
+        group
+        for group in turns(methods_of(speed.groups), speed.together)
+        if any((m.name, c, r) not in done for m in group[1:] for c, r in wanted)
+    ]
+    if not missing:
+        return
+    pair = sized(workload, speed.size, folder)
+    options = engine_options(plan, workload, max(speed.concurrency)) | shared_machine(speed)
+    title = f"speed of {speed.prompt_set} at {speed.size or 'its own size'}"
+    for group in work.over(title, missing, lambda group: ", ".join(m.name for m in group[1:])):
+        with closing([]) as engines:
+            up: list[Method] = []
+            for method in group:
+                try:
+                    engines.append(start(method, pair, **options))
+                    up.append(method)
+                except Exception as error:
+                    refuse(method, error, store, work)
+            turn = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            for concurrency in speed.concurrency:
+                _take_turns(up, engines, workload, speed, concurrency, turn, store)
+
+
+def _is_of(speed: Speed, row: dict[str, Any]) -> bool:
+    return key_of(speed) == {name: row[name] for name in key_of(speed)}
+
+
+def _take_turns(
+    methods: list[Method],
+    engines: list[Any],
+    workload: Workload,
+    speed: Speed,
+    concurrency: int,
+    turn: str,
+    store: Store,
+) -> None:
+    count = max(speed.least_prompts, 2 * concurrency)
+    prompt_set = workload.prompt_set
+    for number in range(-1, speed.rounds):  # the round before the first warms up
+        chosen = prompts_of_round(workload, max(number, 0), count if number >= 0 else min(count, 4))
+        for method, llm in zip(methods, engines):
+            params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
+            run = decode(llm, chosen, params, concurrency, 1000 + number)
+            if number >= 0:
+                row = {"method": method.name, "concurrency": concurrency, "round": number, "turn": turn}
+                store.add("speed", key_of(speed) | row | summary(run))
+
+
+def prompts_of_round(workload: Workload, number: int, count: int) -> list[dict[str, Any]]:
+    """The round's own `count` prompts, the same for every method."""
+    prompts = workload.prompts
+    return [prompts[(number * count + i) % len(prompts)] for i in range(count)]
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Of one timed round: tokens a second, and the median over its requests of seconds to the first token and seconds
+    per token after it.
+    """
+    per_token = [s for d in run.decoded if (s := d.seconds_per_token) is not None]
+    return {
+        "seconds": round(run.seconds, 4),
+        "tokens": run.num_tokens,
+        "calls": sum(len(d.calls) for d in run.decoded),
+        "tokens_per_second": round(run.tokens_per_second, 3),
+        "first_token": round(statistics.median(d.first for d in run.decoded), 5),
+        "seconds_per_token": round(statistics.median(per_token), 6) if per_token else None,
+    }

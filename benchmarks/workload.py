@@ -1,0 +1,49 @@
+"""A pair of models with a set of prompts, tokenised once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plan import Models, Quality
+from benchmarks.prompt_sets.base import PromptSet
+from benchmarks.prompt_sets.registry import load_prompt_set
+from vllm_mtad.pair import MINISQL, TALES, Pair
+
+_BUNDLED = {"minisql": MINISQL, "tales": TALES}
+
+
+@dataclass(frozen=True)
+class Workload:
+    pair: Pair
+    prompt_set: PromptSet
+    prompt_ids: list[list[int]]
+
+    @property
+    def prompts(self) -> list[dict[str, Any]]:
+        """As vLLM takes them: exactly the tokens whose likelihood is asked for later."""
+        return [{"prompt_token_ids": ids} for ids in self.prompt_ids]
+
+
+def load_workload(models: Models, quality: Quality) -> Workload:
+    from transformers import AutoTokenizer
+
+    if models.target is None:
+        if quality.prompt_set not in _BUNDLED:
+            raise ValueError(f"The prompt set {quality.prompt_set!r} has no bundled pair: give --target and --draft.")
+        pair = _BUNDLED[quality.prompt_set]
+    else:
+        pair = Pair(Path(models.target), Path(models.draft or ""))
+    prompt_set = load_prompt_set(quality.prompt_set, quality.num_prompts, quality.source, **dict(quality.options))
+    tokenizer = AutoTokenizer.from_pretrained(str(pair.target))
+    if quality.chat:
+        ids = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            for prompt in prompt_set.prompts
+        ]
+    else:
+        ids = [tokenizer(prompt).input_ids for prompt in prompt_set.prompts]
+    return Workload(pair, prompt_set, ids)
