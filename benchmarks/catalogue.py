@@ -18,7 +18,7 @@ from vllm_mtad.measure.methods import (
 THRESHOLDS = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
 BEAM_WIDTHS = (1, 2, 4, 8)
 DRAFT_LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8)
-TIMED_LENGTHS = (2, 3, 4, 6, 8)
+TIMED_LENGTHS = (2, 4, 6, 8)
 TEMPERATURES = (0.0, 0.7, 1.0)
 SHARPER = (0.0, 0.3, 0.5, 0.7, 0.85)
 """Temperatures of the target alone: the control for what is sharpening only."""
@@ -45,6 +45,11 @@ GROUPS: dict[str, tuple[Method, ...]] = {
     "main": MAIN,
     "methods": (*MAIN, PER_TOKEN, ngram()),
     "sharper": (target_alone(), mtad(), *(target_alone(Sampling(temperature=t)) for t in SHARPER)),
+    "bold": (
+        target_alone(),
+        *(mtad(replace(DEFAULT, acceptance_threshold=0.1, num_speculative_tokens=g)) for g in (4, 6, 8)),
+        *(draft_model(g) for g in (2, 3)),
+    ),
     "ablation": (target_alone(), draft_model(), *ABLATION),
     "threshold": (target_alone(), *(mtad(replace(DEFAULT, acceptance_threshold=t)) for t in THRESHOLDS)),
     "beam_width": (target_alone(), *(mtad(replace(DEFAULT, beam_width=b)) for b in BEAM_WIDTHS)),
@@ -72,7 +77,8 @@ GROUPS: dict[str, tuple[Method, ...]] = {
         ),
     ),
 }
-"""One factor at a time around the defaults; `cross` is their whole product, on demand only."""
+"""One factor at a time around the defaults. `bold`: a low threshold with long drafts, beside vanilla's short ones, for
+text of a high entropy. `cross`: the whole product, on demand only."""
 
 
 def methods_of(groups: tuple[str, ...]) -> list[Method]:

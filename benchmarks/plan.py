@@ -6,7 +6,17 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-SWEEPS = ("methods", "sharper", "ablation", "threshold", "beam_width", "draft_length", "drafting", "temperature")
+SWEEPS = (
+    "methods",
+    "sharper",
+    "ablation",
+    "threshold",
+    "beam_width",
+    "draft_length",
+    "drafting",
+    "temperature",
+    "bold",
+)
 
 
 @dataclass(frozen=True)
@@ -91,25 +101,25 @@ PRESETS: dict[str, Plan] = {
     "full": Plan(
         "full",
         quality=(
-            Quality("minisql", 1000, SWEEPS, seeds=1, more_seeds=2),
-            Quality("tales", 200, SWEEPS, seeds=1, more_seeds=1),
+            Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3),
+            Quality("tales", 150, SWEEPS, seeds=1, more_seeds=1),
         ),
         speed=(
-            Speed("minisql", ("methods", "ablation", "threshold", "drafting", "beam_width"), (1,), "0.5b", together=5),
+            Speed("minisql", ("methods", "ablation", "threshold", "beam_width"), (1,), "0.5b", together=5),
             Speed("minisql", ("main",), (1, 2, 4, 8, 16, 32, 64), "0.5b"),
-            Speed("tales", ("methods", "best"), (1,), "0.5b", together=6, least_prompts=4),
+            Speed("tales", ("methods", "bold"), (1,), "0.5b", together=5, least_prompts=4),
         ),
         steps=(
-            Speed("minisql", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=6),
-            Speed("tales", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=6, least_prompts=4),
+            Speed("minisql", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=5),
+            Speed("tales", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=5, least_prompts=4),
         ),
         served=(Served("minisql", (1, 8), "0.5b"),),
     ),
     "gpu": Plan(
         "gpu",
         quality=(
-            Quality("minisql", 1000, SWEEPS, seeds=1, more_seeds=2),
-            Quality("tales", 200, SWEEPS, seeds=1, more_seeds=1),
+            Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3),
+            Quality("tales", 150, SWEEPS, seeds=1, more_seeds=1),
         ),
         speed=(
             Speed("minisql", ("methods", "threshold", "draft_length"), (1,), "8b", together=3),

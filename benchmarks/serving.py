@@ -32,7 +32,8 @@ from vllm_mtad.pair import Pair
 HOST = "127.0.0.1"
 START_LIMIT, BENCH_LIMIT, STOP_LIMIT = 900.0, 3600.0, 30.0
 """Seconds."""
-_SHOWN_OF_A_LOG = 3000
+_SHOWN_OF_A_LOG, _SHOWN_ERRORS = 3000, 5
+"""Characters, lines."""
 _TIMES = ("ttft", "tpot", "itl", "e2el")
 
 
@@ -306,4 +307,8 @@ def _runs_in_group(group: int) -> bool:
 
 
 def _end_of(log: Path) -> str:
-    return f" The end of {log}:\n{log.read_text(errors='replace')[-_SHOWN_OF_A_LOG:]}"
+    """With the first errors of the log: vLLM's last one often says no more than that there is one above."""
+    text = log.read_text(errors="replace")
+    errors = list(dict.fromkeys(line for line in text.splitlines() if "Error: " in line))[:_SHOWN_ERRORS]
+    first = "".join(f"\n{line}" for line in errors)
+    return f" The first errors in {log}:{first}\nIts end:\n{text[-_SHOWN_OF_A_LOG:]}"

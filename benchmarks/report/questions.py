@@ -222,8 +222,8 @@ def control(results: Results, page: Page) -> list[str]:
         'At temperature 0 the default (`greedy="lossless"`) gives greedy decoding\'s own text, token for token in'
         " float32 (`tests/engine/test_lossless_and_sampling.py`; in bfloat16 the rows `T=0` above may differ by"
         ' numerics); `greedy="joint"` is lossy on purpose. It cannot be switched off per request yet: a request at'
-        " temperature 0 comes closest. A seeded request repeats when its steps fall the same. `speculative_config.lossy`"
-        " is `True` in an engine that runs it, and one line at its start says so.",
+        " temperature 0 comes closest. A seeded request repeats when its steps fall the same."
+        " `speculative_config.lossy` is `True` in an engine that runs it, and one line at its start says so.",
         "## 6. Versions and features",
         "vLLM 0.32.0; V1 on a CPU, V2 on a GPU. The README's table says for each feature (prefix caching, chunked"
         " prefill, structured output, logprobs, penalties, tensor parallelism, async scheduling, LoRA) whether it"

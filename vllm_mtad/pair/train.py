@@ -97,7 +97,7 @@ RECIPES = {
     ("tales", "target"): Recipe(
         "tales", 192, 6, 3, 1, 512, tied=True, cycles=(Cycle(2000, flat=1.0), Cycle(700, peak=0.6, flat=0.0))
     ),
-    ("tales", "draft"): Recipe("tales", 96, 2, 3, 1, 256, tied=True, cycles=(Cycle(1500),), adam_lr=4e-3),
+    ("tales", "draft"): Recipe("tales", 96, 2, 3, 1, 256, tied=True, cycles=(Cycle(180),), adam_lr=4e-3),
 }
 
 

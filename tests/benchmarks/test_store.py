@@ -1,0 +1,43 @@
+import gzip
+
+import pytest
+
+from benchmarks.store import Store
+
+
+def manifest(**plan) -> dict:
+    return {"plan": plan, "command": "python -m benchmarks run"}
+
+
+def test_rows_come_back_in_order(tmp_path):
+    store = Store(tmp_path)
+    for i in range(3):
+        store.add("speed", {"i": i, "text": "γ"})
+    assert Store(tmp_path).rows("speed") == [{"i": i, "text": "γ"} for i in range(3)]
+    assert store.rows("answers") == []
+
+
+def test_a_row_that_was_cut_off_is_not_there_and_harms_no_other(tmp_path):
+    store = Store(tmp_path)
+    store.add("answers", {"i": 0})
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write('{"i": 1, "answers": [[1, 2')
+    assert store.rows("answers") == [{"i": 0}]
+    store.add("answers", {"i": 1})
+    assert store.rows("answers") == [{"i": 0}, {"i": 1}]
+
+
+def test_packed_rows_are_read_too(tmp_path):
+    (tmp_path / "answers.jsonl.gz").write_bytes(gzip.compress(b'{"i": 0}\n'))
+    store = Store(tmp_path)
+    store.add("answers", {"i": 1})
+    assert store.rows("answers") == [{"i": 0}, {"i": 1}]
+
+
+def test_a_folder_of_another_plan_is_refused(tmp_path):
+    store = Store(tmp_path)
+    store.begin(manifest(preset="quick"))
+    store.begin(manifest(preset="quick"))
+    assert len(store.manifests()) == 2
+    with pytest.raises(ValueError, match="another plan"):
+        store.begin(manifest(preset="full"))
