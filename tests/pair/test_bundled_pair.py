@@ -6,37 +6,65 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from vllm_mtad.pair import BUNDLED, MINISQL
+from vllm_mtad.measure.likelihood import TargetLikelihood
+from vllm_mtad.pair import BUNDLED, MINISQL, TALES
 from vllm_mtad.pair.evaluate import WAYS, complete, execution_accuracy
 from vllm_mtad.pair.minisql.task import evaluation_examples
+from vllm_mtad.pair.tales import evaluation_tales
 
-MODELS = {"target": MINISQL.target, "draft": MINISQL.draft}
+SIZES = {
+    MINISQL.target: (6e6, 12e6),
+    MINISQL.draft: (0.5e6, 1e6),
+    TALES.target: (2e6, 3e6),
+    TALES.draft: (0.2e6, 0.4e6),
+}
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("target", 6e6, 12e6), ("draft", 0.5e6, 1e6)])
-def test_shape(name, low, high):
-    config = json.loads((MODELS[name] / "config.json").read_text())
+@pytest.mark.parametrize("folder", SIZES, ids=lambda folder: "-".join(folder.parts[-2:]))
+def test_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
-    assert BUNDLED[config["mtad_pair"]] is MINISQL
+    assert folder in vars(BUNDLED[config["mtad_pair"]]).values()
     assert config["head_dim"] in (32, 64)
     assert config["rope_parameters"]["rope_type"] == "default"
-    with safe_open(MODELS[name] / "model.safetensors", "pt") as weights:
+    with safe_open(folder / "model.safetensors", "pt") as weights:
         tensors = [weights.get_tensor(key) for key in weights.keys()]  # noqa: SIM118
     assert {str(t.dtype) for t in tensors} == {"torch.bfloat16"}
+    low, high = SIZES[folder]
     assert low <= sum(t.numel() for t in tensors) <= high
 
 
-def test_the_whole_pair_is_small_and_shares_a_tokenizer():
-    files = [f for folder in MODELS.values() for f in folder.rglob("*") if f.is_file()]
+def test_all_is_small_and_the_models_of_a_pair_share_a_tokenizer():
+    files = [f for folder in SIZES for f in folder.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 30e6
-    assert (MINISQL.target / "tokenizer.json").read_bytes() == (MINISQL.draft / "tokenizer.json").read_bytes()
+    for pair in BUNDLED.values():
+        assert (pair.target / "tokenizer.json").read_bytes() == (pair.draft / "tokenizer.json").read_bytes()
 
 
-def test_tokenizer_gives_text_back():
-    tokenizer = AutoTokenizer.from_pretrained(MINISQL.target)
-    for example in evaluation_examples("held_out", 20):
-        text = f"{example.prompt} {example.sql}"
+@pytest.mark.parametrize(
+    ("pair", "texts"),
+    [
+        (MINISQL, [f"{example.prompt} {example.sql}" for example in evaluation_examples("held_out", 20)]),
+        (TALES, [f"{tale.prompt} {tale.text}" for tale in evaluation_tales("held_out", 20)]),
+    ],
+    ids=["minisql", "tales"],
+)
+def test_tokenizer_gives_text_back(pair, texts):
+    tokenizer = AutoTokenizer.from_pretrained(pair.target)
+    for text in texts:
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+
+def test_the_tales_target_knows_its_text_better_than_the_draft():
+    tokenizer, tales = AutoTokenizer.from_pretrained(TALES.target), evaluation_tales("held_out", 20)
+    prompts = [tokenizer(tale.prompt).input_ids for tale in tales]
+    texts = [tokenizer(f" {tale.text}", add_special_tokens=False).input_ids for tale in tales]
+    target, draft = (
+        sum(TargetLikelihood.of(folder).negative_log_likelihoods(prompts, texts)) / sum(map(len, texts))
+        for folder in (TALES.target, TALES.draft)
+    )
+    assert target < 0.7
+    assert draft > target + 0.2
 
 
 def test_the_target_is_good_greedily_and_sampling_and_the_draft_are_clearly_worse():
