@@ -17,6 +17,8 @@ SWEEPS = (
     "temperature",
     "bold",
 )
+OPEN_ENDED = ("methods", "ablation", "threshold", "beam_width", "draft_length_timed", "drafting", "bold")
+"""Where there is no right answer: without temperatures."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ PRESETS: dict[str, Plan] = {
         "full",
         quality=(
             Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3),
-            Quality("tales", 150, SWEEPS, seeds=1, more_seeds=1),
+            Quality("tales", 150, OPEN_ENDED, seeds=1, more_seeds=1),
         ),
         speed=(
             Speed("minisql", ("methods", "ablation", "threshold", "beam_width"), (1,), "0.5b", together=5),
@@ -111,7 +113,7 @@ PRESETS: dict[str, Plan] = {
         ),
         steps=(
             Speed("minisql", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=5),
-            Speed("tales", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=5, least_prompts=4),
+            Speed("tales", ("draft_length_timed",), (1,), "0.5b", rounds=1, together=5, least_prompts=6),
         ),
         served=(Served("minisql", (1, 8), "0.5b"),),
     ),

@@ -17,14 +17,17 @@ class Store:
         self.folder = folder
 
     def begin(self, manifest: dict[str, Any]) -> None:
-        """Keep `manifest`, behind those of earlier starts; refuses a folder that was begun with another `plan`."""
+        """Keep `manifest`, behind those of earlier starts; refuses a folder that holds answers of other models, or to
+        other prompts, than its `plan` asks for.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         starts = self.manifests()
-        if starts and starts[-1]["plan"] != manifest["plan"]:
-            raise ValueError(
-                f"--out {self.folder} holds results of another plan ({starts[-1]['command']}): give another folder,"
-                " or the same options to resume."
-            )
+        for start in starts:
+            if not _fit_together(start["plan"], manifest["plan"]):
+                raise ValueError(
+                    f"--out {self.folder} holds results of other models or prompts ({start['command']}): give another"
+                    " folder, or the same options to resume."
+                )
         (self.folder / MANIFEST).write_text(json.dumps([*starts, manifest], indent=1, ensure_ascii=False) + "\n")
 
     def manifests(self) -> list[dict[str, Any]]:
@@ -50,6 +53,17 @@ class Store:
         if plain.exists():
             with plain.open() as lines:
                 yield from lines
+
+
+def _fit_together(plan: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether rows of both may stand in one folder: the same models, and the same prompts of a set that both have."""
+
+    def prompts(of: dict[str, Any]) -> dict[str, Any]:
+        names = ("num_prompts", "source", "options", "chat")
+        return {part["prompt_set"]: [part[name] for name in names] for part in of["quality"]}
+
+    ours, theirs = prompts(plan), prompts(other)
+    return plan["models"] == other["models"] and all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
 
 
 def _last_byte(file: Path) -> bytes:

@@ -117,7 +117,7 @@ def _factors(results: Results, page: Page) -> list[str]:
         beams = [(b, method.name) for b, method in zip(BEAM_WIDTHS, GROUPS["beam_width"][1:])]
         plot = sweep_plot(results, prompt_set, [("MTAD", beams)], "B", page.plot_file(f"beams-{prompt_set}"))
         blocks.append(image(plot, f"figures of {prompt_set} over the beam width"))
-        lengths = GROUPS["draft_length"][1:]
+        lengths = GROUPS["draft_length"][1:]  # MTAD's, then draft_model's
         series = [
             ("MTAD", [(g, method.name) for g, method in zip(DRAFT_LENGTHS, lengths)]),
             ("draft_model", [(g, method.name) for g, method in zip(DRAFT_LENGTHS, lengths[len(DRAFT_LENGTHS) :])]),

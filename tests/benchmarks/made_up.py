@@ -17,7 +17,7 @@ METHODS = list(
 
 def fill(store: Store) -> None:
     """Answers, likelihoods, speeds, steps: MTAD is right more often, likelier, and slower than draft_model at 8."""
-    plan = {"preset": "made up"}
+    plan = {"preset": "made up", "models": {}, "quality": []}
     store.begin(
         {
             "plan": plan,
@@ -44,7 +44,13 @@ def fill(store: Store) -> None:
         parts = {"target forward": forward, "target": 9.0} | (
             {"draft forward": draft, "drafting": draft + 1, "acceptance": 0.5} if draft else {}
         )
-        row = {"prompt_set": "minisql", "size": "0.5b", "method": name, "steps": 9, "block_efficiency": 3.0 if draft else 1.0}
+        row = {
+            "prompt_set": "minisql",
+            "size": "0.5b",
+            "method": name,
+            "steps": 9,
+            "block_efficiency": 3.0 if draft else 1.0,
+        }
         store.add("steps", row | {"step_ms": whole, "parts_ms": parts})
     store.add("unavailable", {"method": "FLy", "reason": "came with vLLM 0.33"})
     store.add("energy", {"unavailable": "no NVML: no GPU"})

@@ -5,8 +5,9 @@ import pytest
 from benchmarks.store import Store
 
 
-def manifest(**plan) -> dict:
-    return {"plan": plan, "command": "python -m benchmarks run"}
+def manifest(num_prompts: int, target: str | None = None) -> dict:
+    quality = {"prompt_set": "minisql", "num_prompts": num_prompts, "source": None, "options": [], "chat": False}
+    return {"plan": {"models": {"target": target}, "quality": [quality]}, "command": "python -m benchmarks run"}
 
 
 def test_rows_come_back_in_order(tmp_path):
@@ -34,10 +35,11 @@ def test_packed_rows_are_read_too(tmp_path):
     assert store.rows("answers") == [{"i": 0}, {"i": 1}]
 
 
-def test_a_folder_of_another_plan_is_refused(tmp_path):
+def test_a_folder_of_other_models_or_prompts_is_refused(tmp_path):
     store = Store(tmp_path)
-    store.begin(manifest(preset="quick"))
-    store.begin(manifest(preset="quick"))
+    store.begin(manifest(10))
+    store.begin(manifest(10))
     assert len(store.manifests()) == 2
-    with pytest.raises(ValueError, match="another plan"):
-        store.begin(manifest(preset="full"))
+    for other in (manifest(20), manifest(10, target="T")):
+        with pytest.raises(ValueError, match="other models or prompts"):
+            store.begin(other)
