@@ -10,7 +10,7 @@ from benchmarks.catalogue import MAIN, methods_of
 from benchmarks.energy import joules_per_token, open_meter, unavailable_reason
 from benchmarks.plan import Plan, Quality, Served
 from benchmarks.progress import Work, closing
-from benchmarks.quality import engine_options, refuse
+from benchmarks.quality import refuse, shared_options
 from benchmarks.serving import Server
 from benchmarks.speed import GPU_CACHE_BYTES, key_of, sized
 from benchmarks.store import Store
@@ -37,7 +37,7 @@ def serve_methods(plan: Plan, served: Served, quality: Quality, folder: Path, st
         return
     workload = load_workload(plan.models, quality)
     pair = sized(workload, served.size, folder)
-    options = engine_options(plan, workload, max(served.concurrency))
+    options = shared_options(plan, workload, max(served.concurrency))
     if not on_cpu():
         options["kv_cache_memory_bytes"] = GPU_CACHE_BYTES
     with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
@@ -75,7 +75,7 @@ def measure_energy(plan: Plan, folder: Path, quality_of: dict[str, Quality], sto
         prompts, prompt_set = workload.prompts, workload.prompt_set
         for method in work.over("energy", methods_of(part.groups), lambda method: method.name):
             with closing([]) as engines:
-                engines.append(start(method, pair, **engine_options(plan, workload, concurrency)))
+                engines.append(start(method, pair, **shared_options(plan, workload, concurrency)))
                 params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
 
                 def run() -> int:

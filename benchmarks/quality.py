@@ -22,7 +22,7 @@ from vllm_mtad.measure.methods import Method
 CONCURRENCY = 32
 
 
-def engine_options(plan: Plan, workload: Workload, max_num_seqs: int) -> dict[str, Any]:
+def shared_options(plan: Plan, workload: Workload, max_num_seqs: int) -> dict[str, Any]:
     """What all methods' engines share: room for the longest prompt with its answer, and the user's own options."""
     longest = max(map(len, workload.prompt_ids)) + workload.prompt_set.max_tokens + 1
     return {"max_model_len": -(-longest // 256) * 256, "max_num_seqs": max_num_seqs} | plan.engine
@@ -48,7 +48,7 @@ def _answer_by(
     prompt_set = workload.prompt_set
     with closing([]) as engines:
         try:
-            engines.append(start(method, workload.pair, **engine_options(plan, workload, CONCURRENCY)))
+            engines.append(start(method, workload.pair, **shared_options(plan, workload, CONCURRENCY)))
             params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
             for seed in seeds:
                 run = decode(engines[0], workload.prompts, params, CONCURRENCY, seed)

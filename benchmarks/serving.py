@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from vllm_mtad.measure.engines import CORRECTED_WORKER, ENGINE, ON_CPU, on_cpu
+from vllm_mtad.measure.engines import engine_options
 from vllm_mtad.measure.methods import Method, Sampling
 from vllm_mtad.pair import Pair
 
@@ -45,7 +45,7 @@ class Server:
 
     Args:
         folder: for the logs, the prompts and the results of `vllm bench serve`; servers must not share it.
-        engine: engine options that win over `measure.engines.ENGINE`, by the names that `LLM` has for them.
+        engine: engine options that win over `measure.engines.engine_options`, by the names that `LLM` has for them.
         start_limit: seconds that the server may take to come up.
     """
 
@@ -58,7 +58,7 @@ class Server:
         start_limit: float = START_LIMIT,
     ) -> None:
         self.method, self.pair, self.folder, self.start_limit = method, pair, folder, start_limit
-        self.options = _engine_options(method) | (engine or {})
+        self.options = engine_options(method) | (engine or {})
         self.log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._port, self._benches = 0, 0
@@ -236,15 +236,6 @@ def _spec_decode(found: dict[str, Any]) -> dict[str, Any] | None:
         "num_accepted_tokens": found["spec_decode_accepted_tokens"],
         "acceptance_per_position": found["spec_decode_per_position_acceptance_rates"],
     }
-
-
-def _engine_options(method: Method) -> dict[str, Any]:
-    options = dict(ENGINE)
-    if on_cpu():
-        options |= ON_CPU
-        if method.family == "draft_model":
-            options["worker_cls"] = CORRECTED_WORKER
-    return options
 
 
 def _sampling_options(sampling: Sampling) -> dict[str, Any]:

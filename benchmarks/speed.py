@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.catalogue import methods_of
 from benchmarks.plan import Plan, Quality, Speed
 from benchmarks.progress import Work, closing
-from benchmarks.quality import engine_options, refuse
+from benchmarks.quality import refuse, shared_options
 from benchmarks.store import Store
 from benchmarks.workload import Workload, load_workload
 from vllm_mtad.measure.decoding import Run, decode
@@ -60,7 +60,7 @@ def time_methods(plan: Plan, speed: Speed, quality: Quality, folder: Path, store
     if not missing:
         return
     pair = sized(workload, speed.size, folder)
-    options = engine_options(plan, workload, max(speed.concurrency)) | shared_machine(speed)
+    options = shared_options(plan, workload, max(speed.concurrency)) | shared_machine(speed)
     title = f"speed of {speed.prompt_set} at {speed.size or 'its own size'}"
     for group in work.over(title, missing, lambda group: ", ".join(m.name for m in group[1:])):
         with closing([]) as engines:

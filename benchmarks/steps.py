@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.catalogue import methods_of
 from benchmarks.plan import Plan, Quality, Speed
 from benchmarks.progress import Work, closing
-from benchmarks.quality import engine_options
+from benchmarks.quality import shared_options
 from benchmarks.speed import key_of, prompts_of_round, sized, turns
 from benchmarks.store import Store
 from benchmarks.workload import load_workload
@@ -38,7 +38,7 @@ def time_steps(plan: Plan, speed: Speed, quality: Quality, folder: Path, store: 
     if not missing:
         return
     pair = sized(workload, speed.size, folder)
-    options = engine_options(plan, workload, 1) | {"worker_cls": WORKER}
+    options = shared_options(plan, workload, 1) | {"worker_cls": WORKER}
     title = f"steps of {speed.prompt_set} at {speed.size or 'its own size'}"
     for group in work.over(title, missing, lambda group: ", ".join(m.name for m in group[1:])):
         runs: dict[Method, list[Run]] = defaultdict(list)

@@ -41,16 +41,22 @@ def on_cpu() -> bool:
     return current_platform.is_cpu()
 
 
-def start(method: Method, pair: Pair, **more: Any) -> Any:
-    """An `LLM` that decodes as `method`; `more` are engine options that win over `ENGINE`."""
-    from vllm import LLM
-
+def engine_options(method: Method) -> dict[str, Any]:
+    """vLLM's own names and values, without the speculative configuration."""
     options = dict(ENGINE)
     if on_cpu():
         options |= ON_CPU
         if method.family in ("draft_model", "ngram"):  # vLLM's own speculation
             options["worker_cls"] = CORRECTED_WORKER
-    return LLM(str(pair.target), speculative_config=method.speculative_config(str(pair.draft)), **options | more)
+    return options
+
+
+def start(method: Method, pair: Pair, **more: Any) -> Any:
+    """An `LLM` that decodes as `method`; `more` are engine options that win over its own."""
+    from vllm import LLM
+
+    options = engine_options(method) | more
+    return LLM(str(pair.target), speculative_config=method.speculative_config(str(pair.draft)), **options)
 
 
 def stop(llm: Any) -> None:
