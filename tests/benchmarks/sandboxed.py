@@ -1,4 +1,4 @@
-"""A mark for tests that run code in the sandbox: skipped, with the sandbox's own reason, where nothing can be isolated."""
+"""A mark for tests that run code in the sandbox: skipped, with its own reason, where nothing can be isolated."""
 
 from __future__ import annotations
 

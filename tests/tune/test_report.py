@@ -16,7 +16,7 @@ from vllm_mtad.tune.report import Outcome, as_json, notes, print_outcome
 from vllm_mtad.tune.rows import Row, Speed
 from vllm_mtad.tune.scoring import Scores, row_of
 from vllm_mtad.tune.settings import Settings
-from vllm_mtad.tune.timing import Measured, speed
+from vllm_mtad.tune.timing import Measured, Pass, speed
 from vllm_mtad.tune.wishes import choose
 
 VERSIONS = {"vllm": "0.32.0", "device": "CPU, x86_64"}
@@ -32,7 +32,9 @@ def settings(*arguments):
 def outcome(rows, *arguments, checker=None):
     asked = settings(*arguments)
     choices = [choose(rows, wish, 1) for wish in asked.wishes]
-    measured = [Measured(r.method, r.failure, [[Decoded("a", [[1]], "b")]], [{1: [100.0]}] * 2) for r in rows]
+    measured = [
+        Measured(r.method, r.failure, [[Decoded("a", [[1]], "b")]], [Pass({1: [100.0]}, 1.0)] * 2) for r in rows
+    ]
     scores = [Scores(Ratio.of([1.0], [2.0]), None) for _ in rows]
     inputs = Inputs([Prompt("a", None, 1)], [[1]], checker, {"max_model_len": 64})
     return Outcome(asked, "vllm-mtad tune", VERSIONS, rows, choices, measured, scores, inputs)
@@ -54,7 +56,7 @@ def test_mtad_where_it_serves_best():
         "150, 1.50x (1.48-1.52) *",
         "MTAD is lossy",
         "upper end to be at or below 0",
-        "Each engine ran alone in turn, the target at the start and at the end",
+        "Each engine ran alone in turn, timed in 3 rounds after a warm-up, and at the end once more: target alone",
         "1 prompts are few",
         "two bugs of vLLM 0.32.0 corrected",
     ):
@@ -113,18 +115,25 @@ def test_json_holds_everything():
 
 
 def test_speed_is_held_against_the_same_rounds():
-    alone = Measured(target_alone(), passes=[{1: [10.0, 20.0]}, {1: [30.0, 20.0]}])
-    own = Measured(mtad(), passes=[{1: [40.0, 30.0]}])
-    assert speed(own, alone, 1) == Speed(35.0, 1.75, 1.5, 2.0)  # the target's means are 20 and 20
+    alone = Measured(target_alone(), passes=[Pass({1: [10.0, 20.0]}, 0.0), Pass({1: [30.0, 20.0]}, 100.0)])
+    own = Measured(mtad(), passes=[Pass({1: [40.0, 30.0]}, 50.0)])
+    assert speed(own, alone, 1) == Speed(35.0, 1.75, 1.5, 2.0)  # halfway, the target made 20 and 20
     assert speed(alone, alone, 1) == Speed(20.0, 1.0, 0.5, 1.5)
-    own.beside = {1: [20.0, 30.0]}
+    own.passes = [Pass({1: [40.0, 30.0]}, 50.0, beside={1: [20.0, 30.0]})]
     assert speed(own, alone, 1) == Speed(35.0, 1.5, 1.0, 2.0)
+
+
+def test_a_machine_that_speeds_up_evenly_favours_nobody():
+    alone = Measured(target_alone(), passes=[Pass({1: [10.0]}, 0.0), Pass({1: [20.0]}, 10.0)])
+    for at in (2.0, 7.0, 10.0):
+        own = Measured(mtad(), passes=[Pass({1: [1.5 * (10 + at)]}, at)])
+        assert speed(own, alone, 1).ratio == 1.5
 
 
 def test_a_row_from_what_was_measured():
     def measured(method, calls):
         answers = [[Decoded("a", calls, "x"), Decoded("b", calls, "y")]]
-        return Measured(method, answers=answers, passes=[{1: [10.0]}])
+        return Measured(method, answers=answers, passes=[Pass({1: [10.0]}, 1.0)])
 
     alone, own = measured(target_alone(), [[1], [2], [3]]), measured(mtad(), [[1], [2, 3, 4]])
     base = Scores(Ratio.of([3.0, 3.0], [3, 3]), Ratio.of([1, 0], [1, 1]))

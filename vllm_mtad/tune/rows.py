@@ -1,0 +1,93 @@
+"""What was measured of one way to decode, as the wishes and the report need it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_mtad.config.options import METHOD, MODES
+from vllm_mtad.measure.intervals import Interval
+from vllm_mtad.measure.methods import DEFAULT, Method
+
+
+@dataclass(frozen=True)
+class Speed:
+    """`tokens_per_second`: the median of the rounds. `ratio`, `low`, `high`: the median, smallest and largest of the
+    rounds' ratios to the target alone, which decoded the same prompts with the same seeds.
+    """
+
+    tokens_per_second: float
+    ratio: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, tokens_per_second: Sequence[float], base: Sequence[float]) -> Speed:
+        ratios = [own / of_base for own, of_base in zip(tokens_per_second, base)]
+        return cls(statistics.median(tokens_per_second), statistics.median(ratios), min(ratios), max(ratios))
+
+
+@dataclass(frozen=True)
+class Row:
+    """`failure`: why the way could not be measured; all else is then empty.
+
+    `speeds`: by requests in flight. `nats`: mean negative log-likelihood per token under the target at T = 1 without
+    truncation; `nats_difference`: to the target alone on the same prompts, below 0 is likelier. `accuracy`: share of
+    right answers, None without a checker. `repetition`: share of an answer's 4-grams that stood in it before.
+    """
+
+    method: Method
+    failure: str | None = None
+    tokens_per_call: float | None = None
+    speeds: Mapping[int, Speed] = field(default_factory=dict)
+    nats: float = float("nan")
+    nats_difference: Interval = Interval(0.0, 0.0, 0.0)  # noqa: RUF009 (frozen)
+    accuracy: float | None = None
+    accuracy_difference: Interval | None = None
+    repetition: float = 0.0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.method.speculative or ())
+
+    @property
+    def is_mtad(self) -> bool:
+        return self.method.family == METHOD
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the text has plain sampling's distribution by construction."""
+        return not self.is_mtad or (self.method.sampling.temperature == 0 and self.config["greedy"] == "lossless")
+
+    @property
+    def label(self) -> str:
+        return label(self.method)
+
+
+def label(method: Method) -> str:
+    """A name that says γ, B and τ in full; `Method.name` leaves out what is the default."""
+    config = dict(method.speculative or ())
+    if method.family == METHOD:
+        return (
+            f"MTAD γ={config['num_speculative_tokens']} B={config['beam_width']} τ={config['acceptance_threshold']:g}"
+        )
+    return f"{method.family} γ={config['num_speculative_tokens']}" if config else "target alone"
+
+
+def speculative_config(row: Row, draft: str) -> dict[str, Any] | None:
+    """The fields to give vLLM, without those of MTAD's modes that have their default; None for the target alone."""
+    config = row.method.speculative_config(draft)
+    if config is None:
+        return None
+    fields = {"method": config.pop("method"), "model": config.pop("model"), **config}
+    return {name: value for name, value in fields.items() if name not in MODES or value != getattr(DEFAULT, name)}
+
+
+def command_line(row: Row, draft: str) -> str | None:
+    """`--speculative-config '...'` for a shell; None for the target alone."""
+    config = speculative_config(row, draft)
+    return None if config is None else f"--speculative-config {shlex.quote(json.dumps(config, ensure_ascii=False))}"
