@@ -17,7 +17,7 @@ SWEEPS = (
     "temperature",
     "bold",
 )
-OPEN_ENDED = ("methods", "ablation", "threshold", "beam_width", "draft_length_timed", "drafting", "bold")
+OPEN_ENDED = ("methods", "ablation", "threshold", "draft_length_timed", "bold")
 """Where there is no right answer: without temperatures."""
 
 
@@ -44,6 +44,8 @@ class Quality:
     """More of `load_prompt_set`."""
     chat: bool = False
     """Prompts go through the target's chat template."""
+    num_reference: int = 0
+    """Prompts that the slow reference decodes too."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,17 @@ PRESETS: dict[str, Plan] = {
     "full": Plan(
         "full",
         quality=(
-            Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3),
-            Quality("tales", 150, OPEN_ENDED, seeds=1, more_seeds=1),
+            Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3, num_reference=150),
+            Quality("tales", 150, OPEN_ENDED, seeds=1, more_seeds=1, num_reference=40),
         ),
         speed=(
-            Speed("minisql", ("methods", "ablation", "threshold", "beam_width"), (1,), "0.5b", together=5),
-            Speed("minisql", ("main",), (1, 2, 4, 8, 16, 32, 64), "0.5b"),
-            Speed("tales", ("methods", "bold"), (1,), "0.5b", together=5, least_prompts=4),
+            Speed("minisql", ("methods",), (1,), "0.5b", together=5),
+            Speed("minisql", ("methods", "ablation", "threshold", "beam_width"), (1,), "50m", together=6),
+            Speed("tales", ("main", "bold"), (1,), "50m", together=6, least_prompts=4),
+            Speed("minisql", ("main",), (1, 2, 4, 8, 16, 32, 64), "50m"),
         ),
-        steps=(
-            Speed("minisql", ("draft_length_timed",), (1,), "0.5b", rounds=2, together=5),
-            Speed("tales", ("draft_length_timed",), (1,), "0.5b", rounds=1, together=5, least_prompts=6),
-        ),
-        served=(Served("minisql", (1, 8), "0.5b"),),
+        steps=(Speed("minisql", ("draft_length_timed",), (1,), "0.5b", rounds=1, together=5),),
+        served=(Served("minisql", (1, 8), "50m"),),
     ),
     "gpu": Plan(
         "gpu",

@@ -12,6 +12,7 @@ from benchmarks.extras import measure_energy, measure_vocabulary_cost, serve_met
 from benchmarks.machine import describe_machine
 from benchmarks.plan import Plan, Quality
 from benchmarks.progress import Work
+from benchmarks.reference import answer_slowly
 from benchmarks.store import Store
 from vllm_mtad.measure.engines import on_cpu
 
@@ -34,6 +35,7 @@ def run_plan(plan: Plan, folder: Path, parts: Sequence[str] = PARTS) -> None:
                 quality.answer(plan, item, more, store, work)
             for item in plan.quality:
                 quality.score(plan, item, store, work)
+                answer_slowly(plan, item, store, work)
         if "speed" in parts:
             for timed in plan.speed:
                 speed.time_methods(plan, timed, prompts_for(plan, timed.prompt_set), wide, store, work)

@@ -36,12 +36,17 @@ class Step:
 
 
 def steps_of(results: Results, prompt_set: str) -> dict[str, Step]:
+    """A step's cost hangs on the shapes and not on the text: a set without timed steps takes those of another, with its
+    own tokens per call.
+    """
     answers, found = results.answers.get(prompt_set, {}), {}
-    for row in results.store.rows("steps"):
-        if row["prompt_set"] != prompt_set:
-            continue
+    rows = results.store.rows("steps")
+    own = [row for row in rows if row["prompt_set"] == prompt_set]
+    for row in own or rows:
         parts, name = row["parts_ms"], row["method"]
         over_all = answers[name].block_efficiency if name in answers else None
+        if not own and name not in answers:
+            continue
         efficiency = over_all.value if over_all else row["block_efficiency"]
         found[name] = Step(
             name, efficiency, row["step_ms"], parts["target forward"], parts.get("draft forward", 0.0), parts

@@ -37,6 +37,12 @@ def _sentences(results: Results, prompt_set: str) -> str:
         f"- Negative log-likelihood per token, MTAD − plain sampling: {with_interval(nll, 3, True)} nats"
         f" ({_reading(nll.high < 0, nll.low > 0)})."
     )
+    slow = results.reference_efficiency(prompt_set)
+    if slow:
+        lines.append(
+            f"- Tokens/call of the slow reference (the algorithm written plainly, on Hugging Face):"
+            f" {with_interval(slow[0], 2)}; of the engine on the same prompts: {with_interval(slow[1], 2)}."
+        )
     found = verdict(steps_of(results, prompt_set))
     if found:
         lines.append(

@@ -137,6 +137,19 @@ class Results:
             found.answers[key[2]], found.nats[key[2]] = row["answers"], nats[key]
         self.answers = dict(grouped)
 
+    def reference_efficiency(self, prompt_set: str) -> tuple[Interval, Interval] | None:
+        """Block efficiency of the slow reference, and MTAD's in the engine on the same prompts, if both are there."""
+        row = next((row for row in self.store.rows("reference") if row["prompt_set"] == prompt_set), None)
+        engine = self.answers.get(prompt_set, {}).get("MTAD")
+        if row is None or engine is None:
+            return None
+        calls = row["calls"]
+        slow = Ratio.of([sum(c[1:]) for c in calls], [len(c) - 1 for c in calls])
+        own = [[a["calls"] for a in answers[: len(calls)]] for answers in engine.answers.values()]
+        above = [sum(sum(seed[i][1:]) for seed in own) for i in range(len(calls))]
+        below = [sum(len(seed[i]) - 1 for seed in own) for i in range(len(calls))]
+        return interval(slow), interval(Ratio.of(above, below))
+
     @cached_property
     def speedups(self) -> dict[tuple[str, str | None, int], dict[str, Speedup]]:
         """(prompt set, size, concurrency) -> method -> its speed beside the target alone's."""
@@ -146,14 +159,13 @@ class Results:
         return {key: _speedups(own) for key, own in rows.items()}
 
     def speed_of(self, prompt_set: str, method: str) -> Speedup | None:
-        """With one request in flight, at the only size that was timed for this set."""
-        for (own, _, concurrency), found in self.speedups.items():
-            if own == prompt_set and concurrency == 1 and method in found:
-                return found[method]
-        return None
+        """With one request in flight, at the size `size_of`."""
+        return self.speedups.get((prompt_set, self.size_of(prompt_set), 1), {}).get(method)
 
     def size_of(self, prompt_set: str) -> str | None:
-        return next((size for own, size, _ in self.speedups if own == prompt_set), None)
+        """The size at which most methods were timed with one request in flight."""
+        timed = {size: len(found) for (own, size, c), found in self.speedups.items() if own == prompt_set and c == 1}
+        return max(timed, key=timed.__getitem__, default=None)
 
 
 def _speedups(rows: list[dict[str, Any]]) -> dict[str, Speedup]:

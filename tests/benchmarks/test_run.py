@@ -7,16 +7,18 @@ import pytest
 from benchmarks.__main__ import main, parse_arguments, plan_of
 from benchmarks.catalogue import BEAM_WIDTHS, DRAFT_LENGTHS, GROUPS, THRESHOLDS, methods_of
 from benchmarks.plan import PRESETS, Plan, Quality, Speed
+from benchmarks.reference import calls_of
 from benchmarks.report.markdown import write_report
 from benchmarks.run import run_plan
 from benchmarks.speed import turns
 from benchmarks.store import Store
+from vllm_mtad.algorithm.reference import ReferenceOutput
 from vllm_mtad.measure.engines import quiet_vllm
 from vllm_mtad.measure.methods import mtad, target_alone
 
 SMALL = Plan(
     "quick",
-    quality=(Quality("minisql", 6, ("main",)),),
+    quality=(Quality("minisql", 6, ("main",), num_reference=2),),
     speed=(Speed("minisql", ("main",), (1, 2), rounds=1, least_prompts=2),),
     steps=(Speed("minisql", ("main",), (1,), rounds=1, least_prompts=2),),
     vocabulary=False,
@@ -47,6 +49,16 @@ def test_every_answer_has_its_nats(store):
     for row in store.rows("likelihoods"):
         assert len(row["nats"]) == 6
         assert all(n > 0 for n in row["nats"])
+
+
+def test_the_slow_reference_answers_some_of_them(store):
+    (row,) = store.rows("reference")
+    assert len(row["calls"]) == 2
+    assert all(calls[0] == 1 and max(calls) <= 5 for calls in row["calls"])
+
+
+def test_what_follows_the_stop_is_in_no_call():
+    assert calls_of(ReferenceOutput([7, 8, 9, 10, 11, 2], accepted=[3, 4])) == [1, 4, 1]
 
 
 def test_each_round_is_timed_beside_the_target_alone(store):

@@ -68,6 +68,8 @@ class Tuner:
 
     def _measure(self, methods: list[Method]) -> None:
         """Run, then score with no engine up: on a GPU there may be no room for both."""
+        if not methods:
+            return
         new = [Measured(method) for method in methods]
         target = (self.measured or new)[0]
         if self.settings.together == 1:
