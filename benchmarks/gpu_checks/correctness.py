@@ -7,6 +7,7 @@ the requests.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,9 @@ TINY_ENGINES = {"joint": Engine(("greedy",), {"greedy": "joint"}, graphs=False)}
 
 
 def _llm_options(engine: Engine, size: Size) -> dict[str, Any]:
-    options = {"dtype": engine.dtype, "seed": 0, "use_tqdm_on_load": False} | size.options | engine.options
+    options: dict[str, Any] = (
+        {"dtype": engine.dtype, "seed": 0, "use_tqdm_on_load": False} | size.options | engine.options
+    )
     if not engine.graphs:
         return options | {"enforce_eager": True}
     if engine.as_started:
@@ -207,7 +210,7 @@ def _backends_agree(flash: dict, triton: dict, device: str) -> Verdict:
     return min(shares.values()) >= BFLOAT16_SHARE and as_asked, {"shares": shares, "draft_attention": backends}
 
 
-CHECKS = {
+CHECKS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     "joint greedy equals the reference (float32)": (("joint", "reference"), _joint_equals_reference),
     "lossless greedy equals the target alone (float32)": (("float32", "alone"), _lossless_equals_target_alone),
     "CUDA graphs equal eager (float32)": (("float32", "float32_eager"), _graphs_equal_eager_float32),

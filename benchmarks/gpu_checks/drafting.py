@@ -143,8 +143,8 @@ def _shape(
     bandwidth: float | None,
 ) -> list[dict[str, Any]]:
     """A record for each variant at one shape."""
-    for alone in built.values():
-        alone.set_batch(requests, context)
+    for each in built.values():
+        each.set_batch(requests, context)
     rounds: dict[Variant, Callable[[], Any]] = {}
     records: dict[Variant, dict[str, Any]] = {}
     failed: list[dict[str, Any]] = []

@@ -121,8 +121,8 @@ def reference(
 
     torch.set_num_threads(2)
     settings = ReferenceSettings(num_speculative_tokens, beam_width, greedy="joint", temperature=0.0)
-    models = (hugging_face_model(str(path)) for path in (MINISQL.target, MINISQL.draft))
-    decoder = ReferenceDecoder(*models, settings)
+    target, draft = (hugging_face_model(str(path)) for path in (MINISQL.target, MINISQL.draft))
+    decoder = ReferenceDecoder(target, draft, settings)
     decoded = [decoder.generate(ids, max_tokens, eos_token_id=2) for ids in prompt_ids(count)]
     return [
         {"tokens": output.tokens, "smallest_margin": output.smallest_margin, "accepted": output.accepted}

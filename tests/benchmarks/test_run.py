@@ -6,12 +6,13 @@ import pytest
 
 from benchmarks.__main__ import main, parse_arguments, plan_of
 from benchmarks.catalogue import BEAM_WIDTHS, DRAFT_LENGTHS, GROUPS, THRESHOLDS, methods_of
-from benchmarks.plan import PRESETS, Plan, Quality, Speed
+from benchmarks.plan import PRESETS, Models, Plan, Quality, Speed
 from benchmarks.reference import calls_of
 from benchmarks.report.markdown import write_report
 from benchmarks.run import run_plan
-from benchmarks.speed import turns
+from benchmarks.speed import sized, turns
 from benchmarks.store import Store
+from benchmarks.workload import load_workload
 from vllm_mtad.algorithm.reference import ReferenceOutput
 from vllm_mtad.measure.engines import quiet_vllm
 from vllm_mtad.measure.methods import mtad, target_alone
@@ -116,6 +117,13 @@ def test_the_target_alone_leads_every_turn():
     others = [method for group in groups for method in group[1:]]
     assert set(others) == set(methods_of(("methods", "threshold"))) - {target_alone()}
     assert len(others) == len(set(others))
+
+
+def test_every_set_has_padded_models_of_its_own(tmp_path):
+    for name in ("minisql", "tales"):
+        workload = load_workload(Models(), Quality(name, 1, ()))
+        pair = sized(workload, "50m", tmp_path)
+        assert json.loads((pair.target / "config.json").read_text())["mtad_pair"] == f"{name}-v1"
 
 
 def test_a_users_own_models_replace_the_bundled_ones():
