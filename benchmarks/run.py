@@ -23,7 +23,9 @@ def run_plan(plan: Plan, folder: Path, parts: Sequence[str] = PARTS) -> None:
     """Measure; interrupted, it goes on where it was. `parts`: some of `PARTS`, the others are left for another call."""
     device = "cpu" if on_cpu() else "cuda"
     store, work = Store(folder), Work()
-    store.begin(describe_machine("benchmarks", device) | {"plan": plan.as_json()})
+    machine = describe_machine("benchmarks", device)
+    machine["command"] = machine["command"].replace(str(folder), folder.name)  # where, is of no interest to others
+    store.begin(machine | {"plan": plan.as_json()})
     more, reasons = on_this_device(device)
     for name, reason in reasons.items():
         if name not in {row["method"] for row in store.rows("unavailable")}:

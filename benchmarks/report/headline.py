@@ -60,14 +60,13 @@ def _reading(better: bool, worse: bool) -> str:
 
 def _losses(results: Results, prompt_set: str) -> list[str]:
     """Where MTAD is slower than what a user would pick instead, in the same turn of engines."""
-    slower = []
-    for (own, _, concurrency), found in sorted(results.speedups.items(), key=lambda item: item[0][2]):
+    slower: dict[str, list[str]] = {}
+    for (own, size, concurrency), found in sorted(results.speedups.items(), key=lambda item: item[0][2]):
         mtad, vanilla = found.get("MTAD"), found.get("draft_model")
         if own == prompt_set and mtad and vanilla and mtad.ratio < max(vanilla.ratio, 1.0):
-            slower.append(f"{concurrency} ({mtad.ratio:.2f}× against {vanilla.ratio:.2f}×)")
+            told = f"{concurrency} ({mtad.ratio:.2f}× the target alone, `draft_model` {vanilla.ratio:.2f}×)"
+            slower.setdefault(size or "its own", []).append(told)
     if not slower:
         return []
-    return [
-        "- **Where MTAD loses**: it is slower than `draft_model` or the target alone at these numbers of requests in"
-        f" flight, at the default γ: {', '.join(slower)}."
-    ]
+    at = "; ".join(f"at the {size} size with {', '.join(told)} in flight" for size, told in slower.items())
+    return [f"- **Where MTAD loses**: it is slower than `draft_model` or the target alone at the default γ {at}."]

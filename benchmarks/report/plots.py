@@ -43,7 +43,16 @@ def _efficiency(row: Answers, _: Speedup | None) -> Interval | None:
 
 
 def _speed(_: Answers, speed: Speedup | None) -> Interval | None:
-    return None if speed is None else Interval(speed.ratio, speed.low, speed.high)
+    return None if speed is None else _spread(speed)
+
+
+def _spread(speed: Speedup) -> Interval:
+    return Interval(speed.ratio, speed.low, speed.high)
+
+
+def _errors(values: Sequence[Interval]) -> list[list[float]]:
+    """Below and above; a quantile of equal values may lie past them by rounding."""
+    return [[max(v.value - v.low, 0.0) for v in values], [max(v.high - v.value, 0.0) for v in values]]
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -87,13 +96,11 @@ def sweep_plot(
 
 def _line(axes: Any, points: Sequence[tuple[float, Interval]], label: str) -> None:
     if points:
-        below = [value.value - value.low for _, value in points]
-        above = [value.high - value.value for _, value in points]
         colour = COLOURS["draft_model"] if label.startswith("draft_model") else COLOURS[METHOD]
         axes.errorbar(
             [x for x, _ in points],
             [value.value for _, value in points],
-            yerr=[below, above],
+            yerr=_errors([value for _, value in points]),
             marker="o",
             markersize=4,
             capsize=3,
@@ -115,10 +122,7 @@ def pareto_plot(results: Results, prompt_set: str, file: Path) -> Path | None:
     figure, axes = pyplot.subplots(figsize=(8.5, 5.5), constrained_layout=True)
     families = {method.name: method.family for group in GROUPS.values() for method in group}
     for name, speed, value in found:
-        errors = {
-            "xerr": [[speed.ratio - speed.low], [speed.high - speed.ratio]],
-            "yerr": [[value.value - value.low], [value.high - value.value]],
-        }
+        errors = {"xerr": _errors([_spread(speed)]), "yerr": _errors([value])}
         axes.errorbar(
             speed.ratio, value.value, fmt="o", color=COLOURS[families.get(name, METHOD)], elinewidth=0.5, **errors
         )
@@ -151,11 +155,10 @@ def concurrency_plot(found: dict[int, dict[str, Speedup]], methods: Sequence[Met
         points = [(c, own[method.name]) for c, own in sorted(found.items()) if method.name in own]
         if method.name == BASE or not points:
             continue
-        spread = [[s.ratio - s.low for _, s in points], [s.high - s.ratio for _, s in points]]
         axes.errorbar(
             [c for c, _ in points],
             [s.ratio for _, s in points],
-            yerr=spread,
+            yerr=_errors([_spread(s) for _, s in points]),
             marker="o",
             capsize=3,
             color=COLOURS[method.family],

@@ -60,7 +60,7 @@ def test_every_question_has_its_section(page):
 
 def test_it_says_where_mtad_loses(page):
     assert "**Where MTAD loses**" in page
-    assert re.search(r"8 \(0\.80× against 2\.00×\)", page)
+    assert re.search(r"8 \(0\.80× the target alone, `draft_model` 2\.00×\)", page)
 
 
 def test_differences_outside_noise_are_bold_and_others_are_not(page):
