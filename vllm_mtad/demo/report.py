@@ -15,6 +15,7 @@ from vllm_mtad.measure.methods import DEFAULT
 from vllm_mtad.measure.sizes import SIZES
 from vllm_mtad.pair.minisql.task import Example, is_correct
 
+LABELS = {"target": "target alone", "draft_model": "vLLM draft_model", "mtad": "MTAD"}
 NOTES = (
     f"T = 1, top-k 10, top-p 0.9; gamma = {DEFAULT.num_speculative_tokens}, B = {DEFAULT.beam_width},"
     f" tau = {DEFAULT.acceptance_threshold}; same prompts and seeds; engines run eagerly in bfloat16.",
@@ -33,7 +34,7 @@ def print_table(console: Console, figures: list[Figures]) -> None:
     base = figures[0]
     for way, row in zip(WAYS, figures):
         table.add_row(
-            way.name,
+            LABELS[way.family],
             f"{row.block_efficiency:.2f}",
             "-" if row.acceptance_rate is None else f"{row.acceptance_rate:.1%}",
             f"{row.execution_accuracy:.1%}",
@@ -48,7 +49,9 @@ def print_table(console: Console, figures: list[Figures]) -> None:
 
 def print_larger(console: Console, size: str, speeds: list[float]) -> None:
     target, draft = (shape.upper() for shape in SIZES[size])
-    compared = ", ".join(f"{way.name} {speed:.1f} ({speed / speeds[0]:.2f}x)" for way, speed in zip(WAYS, speeds))
+    compared = ", ".join(
+        f"{LABELS[way.family]} {speed:.1f} ({speed / speeds[0]:.2f}x)" for way, speed in zip(WAYS, speeds)
+    )
     console.print(f"\nAt the cost of a {target} target and a {draft} draft, tok/s at 1: {compared}", highlight=False)
     console.print(
         "  The same pair, padded to larger matrices: each model computes what it did. The vocabulary stays small.",
@@ -64,7 +67,7 @@ def print_answers(console: Console, tokenizer: Any, examples: list[Example], ans
         console.print(f"\n{example.prompt.split('Question: ')[1].split(chr(10))[0]}", style="bold", highlight=False)
         for way, of_way in zip(WAYS, answers):
             mark = "[green]ok[/]   " if is_correct(example, of_way[at].text) else "[red]wrong[/]"
-            console.print(f"  {way.name:<17}{mark} ", end="")
+            console.print(f"  {LABELS[way.family]:<17}{mark} ", end="")
             console.print(_marked(tokenizer, of_way[at], has_draft=way.num_speculative_tokens > 0), soft_wrap=True)
 
 
