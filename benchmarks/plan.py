@@ -17,8 +17,8 @@ SWEEPS = (
     "temperature",
     "bold",
 )
-OPEN_ENDED = ("methods", "ablation", "threshold", "draft_length_timed", "bold")
-"""Where there is no right answer: without temperatures."""
+OPEN_ENDED = ("main", "ablation", "bold")
+"""Of the open-ended set: without the sweeps."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ PRESETS: dict[str, Plan] = {
     "full": Plan(
         "full",
         quality=(
-            Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3, num_reference=150),
-            Quality("tales", 150, OPEN_ENDED, seeds=1, more_seeds=1, num_reference=40),
+            Quality("minisql", 600, SWEEPS, seeds=1, more_seeds=3, num_reference=60),
+            Quality("tales", 150, OPEN_ENDED, seeds=1, more_seeds=1, num_reference=15),
         ),
         speed=(
             Speed("minisql", ("methods",), (1,), "0.5b", together=5),
