@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.plan import PRESETS, Models, Plan, Quality, own_models
 from benchmarks.prompt_sets.registry import NAMES
+from benchmarks.store import Store
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,6 +44,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument("--engine", type=json.loads, default={}, metavar="JSON", help="more options of every vLLM engine")
     report = commands.add_parser("report", help="render DIR/report.md and its plots")
     report.add_argument("folder", type=Path, metavar="DIR")
+    pack = commands.add_parser("pack", help="compress the answers and their likelihoods in DIR, to keep them")
+    pack.add_argument("folder", type=Path, metavar="DIR")
     args = parser.parse_args(argv)
     if args.command == "run" and bool(args.target) != bool(args.draft):
         parser.error("--target and --draft go together")
@@ -69,6 +72,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
+    if args.command == "pack":
+        for part in ("answers", "likelihoods"):
+            Store(args.folder).pack(part)
+        return 0
     if args.command == "report":
         from benchmarks.report.markdown import write_report
 

@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[Method, ...]] = {
     ),
     "ablation": (target_alone(), draft_model(), *ABLATION),
     "threshold": (target_alone(), *(mtad(replace(DEFAULT, acceptance_threshold=t)) for t in THRESHOLDS)),
+    "few_thresholds": (target_alone(), *(mtad(replace(DEFAULT, acceptance_threshold=t)) for t in (0.1, 0.5, 0.9))),
     "beam_width": (target_alone(), *(mtad(replace(DEFAULT, beam_width=b)) for b in BEAM_WIDTHS)),
     "draft_length": (
         target_alone(),

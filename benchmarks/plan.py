@@ -95,12 +95,11 @@ PRESETS: dict[str, Plan] = {
     "quick": Plan(
         "quick",
         quality=(
-            Quality("minisql", 200, ("methods", "ablation", "threshold")),
+            Quality("minisql", 150, ("main", "ablation", "few_thresholds")),
             Quality("tales", 40, ("main",)),
         ),
         speed=(Speed("minisql", ("main",), (1, 8), "50m", rounds=3),),
         steps=(Speed("minisql", ("main",), (1,), "50m", rounds=2),),
-        served=(Served("minisql", (4,), "50m", repeats=1),),
     ),
     "full": Plan(
         "full",

@@ -45,6 +45,12 @@ class Store:
         """Whole rows of PART.jsonl, or of PART.jsonl.gz where results were packed to be kept."""
         return [row for line in self._lines(part) if (row := _parse(line)) is not None]
 
+    def pack(self, part: str) -> None:
+        """All rows of a part into PART.jsonl.gz, to be kept."""
+        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows(part))
+        (self.folder / f"{part}.jsonl.gz").write_bytes(gzip.compress(rows.encode(), mtime=0))
+        (self.folder / f"{part}.jsonl").unlink(missing_ok=True)
+
     def _lines(self, part: str) -> Iterator[str]:
         plain, packed = self.folder / f"{part}.jsonl", self.folder / f"{part}.jsonl.gz"
         if packed.exists():

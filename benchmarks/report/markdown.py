@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +71,3 @@ def _not_run(results: Results) -> dict[str, str]:
         if name not in results.answers:
             reasons[label] = "the loader is there and tested on its schema; no model and data were given to this run"
     return reasons
-
-
-def pack(folder: Path, part: str) -> None:
-    """PART.jsonl becomes PART.jsonl.gz, which `Store` reads as well."""
-    plain = folder / f"{part}.jsonl"
-    (folder / f"{part}.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
-    plain.unlink()

@@ -1,5 +1,3 @@
-import gzip
-
 import pytest
 
 from benchmarks.store import Store
@@ -29,10 +27,13 @@ def test_a_row_that_was_cut_off_is_not_there_and_harms_no_other(tmp_path):
 
 
 def test_packed_rows_are_read_too(tmp_path):
-    (tmp_path / "answers.jsonl.gz").write_bytes(gzip.compress(b'{"i": 0}\n'))
     store = Store(tmp_path)
-    store.add("answers", {"i": 1})
-    assert store.rows("answers") == [{"i": 0}, {"i": 1}]
+    for i in range(3):
+        store.add("answers", {"i": i})
+        store.pack("answers")
+    assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl.gz"]
+    store.add("answers", {"i": 3})
+    assert store.rows("answers") == [{"i": i} for i in range(4)]
 
 
 def test_a_folder_of_other_models_or_prompts_is_refused(tmp_path):
