@@ -46,9 +46,10 @@ def _sentences(results: Results, prompt_set: str) -> str:
     found = verdict(steps_of(results, prompt_set))
     if found:
         lines.append(
-            f"- Against vanilla speculative decoding at the cost of the {_steps_size(results)} size, each at its fastest"
-            f" draft length of those timed ({found['mtad']}; {found['vanilla']}): {found['reached']:.2f}× its speed where the forward passes alone would allow"
-            f" {found['allowed']:.2f}×, {found['share']:.0%} of it; {found['over_target']:.2f}× the target alone."
+            f"- Against vanilla speculative decoding at the cost of the {_steps_size(results)} size, each at its"
+            f" fastest draft length of those timed ({found['mtad']}; {found['vanilla']}): {found['reached']:.2f}× its"
+            f" speed where the forward passes alone would allow {found['allowed']:.2f}×, {found['share']:.0%} of it;"
+            f" {found['over_target']:.2f}× the target alone."
         )
     lines += _losses(results, prompt_set)
     return "\n".join(lines)
