@@ -29,6 +29,8 @@ class Workload:
 def load_workload(models: Models, quality: Quality) -> Workload:
     from transformers import AutoTokenizer
 
+    if quality.chat and quality.prompt_set == "humaneval":
+        raise ValueError("humaneval cannot be asked with --chat: an answer continues the prompt's code as it stands.")
     if models.target is None:
         if quality.prompt_set not in _BUNDLED:
             raise ValueError(f"The prompt set {quality.prompt_set!r} has no bundled pair: give --target and --draft.")

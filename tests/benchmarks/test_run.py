@@ -126,6 +126,11 @@ def test_every_set_has_padded_models_of_its_own(tmp_path):
         assert json.loads((pair.target / "config.json").read_text())["mtad_pair"] == f"{name}-v1"
 
 
+def test_code_is_continued_and_not_chatted_about():
+    with pytest.raises(ValueError, match="humaneval cannot be asked with --chat"):
+        load_workload(Models("T", "D"), Quality("humaneval", 1, (), chat=True))
+
+
 def test_a_users_own_models_replace_the_bundled_ones():
     command = ["run", "--preset", "gpu", "--out", "x", "--target", "T", "--draft", "D", "--prompt-set", "humaneval"]
     plan = plan_of(parse_arguments([*command, "--execute-generated-code", "--engine", '{"dtype": "float16"}']))
