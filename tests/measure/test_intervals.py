@@ -38,3 +38,8 @@ def test_a_ratio_is_of_sums_not_the_mean_of_ratios():
 def test_other_prompts_are_not_paired():
     with pytest.raises(ValueError, match="3 prompts cannot be paired with 2"):
         paired_difference(Ratio.of([1, 2, 3], [1, 1, 1]), Ratio.of([1, 2], [1, 1]))
+
+
+def test_prompts_that_are_all_alike_leave_no_doubt():
+    found = interval(Ratio.of([3] * 10, [4] * 10))
+    assert (found.low, found.high) == pytest.approx((0.75, 0.75))
