@@ -274,16 +274,27 @@ def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, field
 @pytest.mark.parametrize(
     ("fields", "options", "named"),
     [
-        ({}, {"max_num_batched_tokens": 130, "max_num_seqs": 40}, "max_num_seqs=40"),
-        ({"beam_width": 17}, {}, "beam_width=17"),
-        ({"attention_backend": "FLASHINFER"}, {}, "FLASHINFER"),
-        ({}, {"attention_backend": "FLEX_ATTENTION"}, "FLEX_ATTENTION"),
+        ({"beam_width": 17}, {}, "beam_width=17 is not accepted by mtad on Model Runner V2: give at most 16"),
+        ({"num_speculative_tokens": 33}, {}, "num_speculative_tokens=33 is not accepted by mtad on Model Runner V2"),
+        ({"attention_backend": "FLASHINFER"}, {}, "attention_backend='FLASHINFER'"),
         ({"kv_cache_dtype": "fp8"}, {}, "kv_cache_dtype='fp8'"),
         ({}, {"kv_cache_dtype": "fp8"}, "kv_cache_dtype='fp8'"),
     ],
 )
 def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, named):
     assert named in refusal(small_pair[0], {"method": "mtad", "model": small_pair[1], **fields}, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"beam_width": 16, "num_speculative_tokens": 32}, {}),
+        ({}, {"max_num_batched_tokens": 130, "max_num_seqs": 40}),  # more beams than tokens of a step
+        ({}, {"attention_backend": "FLEX_ATTENTION"}),  # the target's; the draft takes another
+    ],
+)
+def test_what_v2_accepts(small_pair, with_triton, fields, options):
+    create(small_pair[0], {"method": "mtad", "model": small_pair[1], **fields}, **options)
 
 
 def test_v1_on_a_gpu_is_refused(small_pair, monkeypatch):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 """Backends whose KV cache the beams of the V2 runner can read."""
 
-V2_MAX_BEAM_WIDTH = 16
-"""The kernel that selects beams holds all their candidates in registers."""
+V2_MAX_BEAM_WIDTH, V2_MAX_DRAFT_LENGTH = 16, 32
+"""What the kernels are compiled and tested for (`benchmarks/compile_matrix.py`)."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -34,7 +34,7 @@ def check_engine(config: VllmConfig) -> None:
         )
     _refuse(_common_refusals(config))
     if config.use_v2_model_runner:
-        _check_v2_rows(config)
+        _check_v2_sizes(config)
         _refuse(_v2_refusals(config))
     else:
         _check_v1_rows(config)
@@ -98,15 +98,15 @@ def _check_v1_rows(config: VllmConfig) -> None:
 
 def _v2_refusals(config: VllmConfig) -> Refusals:
     speculative: Any = config.speculative_config
-    backend = speculative.attention_backend or config.attention_config.backend
+    backend = speculative.attention_backend
     dtype = speculative.kv_cache_dtype or config.cache_config.cache_dtype
     dtype = resolve_kv_cache_dtype_string(dtype, speculative.draft_model_config)  # a checkpoint may bring its own
     accepted = ", ".join(V2_ATTENTION_BACKENDS)
     return [
         (
             backend is not None and backend.name not in V2_ATTENTION_BACKENDS,
-            f"The draft's attention backend {backend and backend.name}",
-            f"{accepted} (speculative_config.attention_backend)",
+            f"speculative_config.attention_backend={backend and backend.name!r}",
+            accepted,
         ),
         (
             is_quantized_kv_cache(dtype),
@@ -118,17 +118,10 @@ def _v2_refusals(config: VllmConfig) -> Refusals:
     ]
 
 
-def _check_v2_rows(config: VllmConfig) -> None:
-    beam_width: int = config.speculative_config.beam_width  # type: ignore[union-attr]
-    if beam_width > V2_MAX_BEAM_WIDTH:
-        raise ValueError(
-            f"speculative_config.beam_width={beam_width} is not accepted by mtad on Model Runner V2: give at most"
-            f" {V2_MAX_BEAM_WIDTH}."
-        )
-    scheduler = config.scheduler_config
-    if beam_width * scheduler.max_num_seqs > scheduler.max_num_batched_tokens:
-        raise ValueError(
-            f"speculative_config.beam_width={beam_width} x max_num_seqs={scheduler.max_num_seqs} beams are more than"
-            f" max_num_batched_tokens={scheduler.max_num_batched_tokens}: all beams must fit in one step, so lower"
-            " one of the two or raise the third."
-        )
+def _check_v2_sizes(config: VllmConfig) -> None:
+    speculative: Any = config.speculative_config
+    for name, most in (("beam_width", V2_MAX_BEAM_WIDTH), ("num_speculative_tokens", V2_MAX_DRAFT_LENGTH)):
+        if (value := getattr(speculative, name)) > most:
+            raise ValueError(
+                f"speculative_config.{name}={value} is not accepted by mtad on Model Runner V2: give at most {most}."
+            )

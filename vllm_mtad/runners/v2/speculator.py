@@ -11,7 +11,6 @@ has full decode graphs; batches with prefills run their first pass eagerly.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +33,7 @@ from vllm.v1.worker.utils import get_uniform_decode_token_count
 
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, PrefixWorkspace, check_page_layout
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, any_truncates
+from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
 
 logger = init_logger("vllm.mtad")
@@ -70,13 +70,8 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.sampling_states = states
 
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
-        backend = self.speculative_config.attention_backend
-        if backend is None:
-            return super().load_draft_model(target_model, target_attn_layer_names)
         real = self.vllm_config
-        self.vllm_config = copy.copy(real)
-        self.vllm_config.attention_config = copy.copy(real.attention_config)
-        self.vllm_config.attention_config.backend = backend
+        self.vllm_config = draft_config(real)
         try:
             return super().load_draft_model(target_model, target_attn_layer_names)
         finally:
@@ -151,10 +146,10 @@ class MTADSpeculator(StandaloneARSpeculator):
         attend = not (dummy_run and skip_attn_for_dummy_run)
         # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
+        # Profiling runs with the larger memory of the two.
+        truncates = num_drafts > 0 and (is_profile or self._copy_truncation(input_batch.idx_mapping_np))
         self._first_pass(input_batch, num_rejected, last_sampled, attend)
         if num_drafts > 0:
-            # Profiling runs with the larger memory of the two.
-            truncates = is_profile or self._copy_truncation(input_batch.idx_mapping_np)
             graphs = self.beam_graphs if attend else None
             if graphs is not None and (descriptor := graphs.find(num_reqs, num_drafts, truncates)):
                 graphs.run_fullgraph(descriptor)
@@ -231,6 +226,10 @@ class MTADSpeculator(StandaloneARSpeculator):
     ) -> tuple[dict[str, Any] | None, dict[str, torch.Tensor]]:
         """(attention metadata, slot mapping) by layer, on persistent buffers."""
         slots = self.expanded_slot_mappings[:, : descriptor.num_tokens]
+        # A graph must hold for any length; told of the longest there is, FlashAttention needs less workspace.
+        longest = int(seq_lens_cpu_upper_bound[:num_reqs].max()) + 1
+        is_graph = descriptor.cg_mode == CUDAGraphMode.FULL
+        self.draft_max_seq_len = self.max_model_len if is_graph else min(longest, self.max_model_len)
         metadata = self._build_attn_metadata(
             num_reqs=num_reqs,
             batch_desc=descriptor,
