@@ -16,10 +16,21 @@ from vllm_mtad.runners.v2.beam_attention import (
     CACHE_LAYOUTS,
     BeamAttention,
     BeamAttentionMetadata,
-    PrefixWorkspace,
+    check_layer,
     check_page_layout,
 )
+from vllm_mtad.runners.v2.kernels.suffix_attention import MAX_SPLITS
+from vllm_mtad.runners.v2.shared_prefix import (
+    MAX_SPLIT_OUTPUTS,
+    AttentionShape,
+    FlashPrefixReader,
+    Prefixes,
+    TritonPrefixReader,
+    max_splits,
+    prefix_readers,
+)
 
+CPU = torch.device("cpu")
 MAX_REQS = 6
 
 
@@ -32,25 +43,25 @@ def layer_of(case: Case, backend: str, **impl):
     )
 
 
-def beam_attention(case: Case, backend: str, **impl) -> tuple[BeamAttention, SimpleNamespace]:
-    layer = layer_of(case, backend, **impl)
-    workspace = PrefixWorkspace.allocate([layer], MAX_REQS, case.beam_width, case.query.device)
-    return BeamAttention(layer, MAX_REQS, case.beam_width, case.max_depth, workspace, case.query.dtype), layer
+def reader_of(case: Case, layer):
+    (reader,) = prefix_readers([layer], case.beam_width, MAX_REQS, case.query.dtype, CPU)
+    return reader
+
+
+def beam_attention(case: Case, layer, reader) -> BeamAttention:
+    return BeamAttention(layer, MAX_REQS, case.beam_width, case.max_depth, reader, case.query.dtype, CPU)
 
 
 def run(case: Case, backend: str, cache: torch.Tensor, **impl) -> torch.Tensor:
-    attention, layer = beam_attention(case, backend, **impl)
+    layer = layer_of(case, backend, **impl)
+    reader = reader_of(case, layer)
+    attention = beam_attention(case, layer, reader)
     num_reqs = len(case.lens)
     for own, given in ((attention._key_scratch, case.key_scratch), (attention._value_scratch, case.value_scratch)):
         own[:num_reqs] = given[:num_reqs]
-    metadata = BeamAttentionMetadata(
-        depth=case.depth,
-        prefix_lens=case.prefix_lens,
-        block_table=case.block_table,
-        query_start_loc=torch.arange(num_reqs + 1, dtype=torch.int32) * case.beam_width,
-        ancestry=case.ancestry,
-        max_prefix_len=256,
-    )
+    starts = torch.arange(num_reqs + 1, dtype=torch.int32) * case.beam_width
+    prefixes = Prefixes(case.prefix_lens, case.block_table, starts, max_len=256, page_size=case.page)
+    metadata = BeamAttentionMetadata(case.depth, case.ancestry, prefixes, {reader: reader.plan(prefixes)})
     out = torch.empty(case.query.shape)
     layer.impl.forward(layer, case.query, case.new_key, case.new_value, cache, metadata, out)
     return out
@@ -69,25 +80,26 @@ def cpu_cache(case: Case) -> torch.Tensor:
 
 @pytest.mark.parametrize(("backend", "cache"), [("TRITON_ATTN", plain_cache), ("CPU_ATTN", cpu_cache)])
 def test_our_kernel_reads_the_prefix(backend, cache):
-    case = Case(torch.device("cpu"), [40, 1, 0, 17])
+    case = Case(CPU, [40, 1, 0, 17])
     torch.testing.assert_close(run(case, backend, cache(case)), case.expected(), atol=2e-5, rtol=2e-5)
 
 
 def test_flash_attention_2_reads_a_prefix_once_a_query_head_so_our_kernel_does():
-    case = Case(torch.device("cpu"), [40, 3])
+    case = Case(CPU, [40, 3])
     out = run(case, "FLASH_ATTN", plain_cache(case), vllm_flash_attn_version=2)
     torch.testing.assert_close(out, case.expected(), atol=2e-5, rtol=2e-5)
 
 
 def reference_flash_attention(
     *, q, k, v, cu_seqlens_q, max_seqlen_q, seqused_k, max_seqlen_k, softmax_scale, causal, block_table,
-    return_softmax_lse, num_splits, fa_version,
+    return_softmax_lse, scheduler_metadata, num_splits, fa_version,
 ):  # fmt: skip
     """What FlashAttention computes of a paged cache: k, v `[pages, page, heads, dim]`; lse `[heads, rows]`."""
     assert not causal
     assert return_softmax_lse
     assert fa_version == 3
     assert num_splits >= 1
+    assert scheduler_metadata == ("plan", num_splits)
     assert int(seqused_k.max()) <= max_seqlen_k
     out, lse = torch.full(q.shape, torch.nan), torch.full((q.shape[1], len(q)), torch.inf)
     for request, (start, end) in enumerate(zip(cu_seqlens_q[:-1].tolist(), cu_seqlens_q[1:].tolist())):
@@ -100,25 +112,69 @@ def reference_flash_attention(
     return out, lse
 
 
-def test_flash_attention_3_reads_the_prefix_and_its_log_sum_exp_is_merged(monkeypatch):
+def reference_scheduler_metadata(
+    *, batch_size, max_seqlen_q, max_seqlen_k, num_heads_q, num_heads_kv, headdim, cache_seqlens, qkv_dtype,
+    cu_seqlens_q, page_size, causal, num_splits,
+):  # fmt: skip
+    assert len(cache_seqlens) == batch_size == len(cu_seqlens_q) - 1
+    assert int(cache_seqlens.max()) <= max_seqlen_k
+    assert num_heads_q % num_heads_kv == 0
+    assert not causal
+    return "plan", num_splits
+
+
+@pytest.fixture
+def flash_attention(monkeypatch):
     module = ModuleType("vllm.vllm_flash_attn")
     module.flash_attn_varlen_func = reference_flash_attention
+    module.get_scheduler_metadata = reference_scheduler_metadata
     monkeypatch.setitem(sys.modules, "vllm.vllm_flash_attn", module)
-    case = Case(torch.device("cpu"), [40, 1, 0, 17])
+
+
+def test_flash_attention_3_reads_the_prefix_and_its_log_sum_exp_is_merged(flash_attention):
+    case = Case(CPU, [40, 1, 0, 17])
     torch.testing.assert_close(run(case, "FLASH_ATTN", plain_cache(case)), case.expected(), atol=2e-5, rtol=2e-5)
 
 
-def test_flash_attention_has_the_parameters_that_are_used():
+@pytest.mark.parametrize(
+    ("name", "stand_in"),
+    [("flash_attn_varlen_func", reference_flash_attention), ("get_scheduler_metadata", reference_scheduler_metadata)],
+)
+def test_flash_attention_has_the_parameters_that_are_used(name, stand_in):
     """Read from its source: the module itself loads on GPUs only."""
     source = (Path(vllm.__file__).parent / "vllm_flash_attn" / "flash_attn_interface.py").read_text()
-    (function,) = [n for n in ast.parse(source).body if getattr(n, "name", "") == "flash_attn_varlen_func"]
+    (function,) = [n for n in ast.parse(source).body if getattr(n, "name", "") == name]
     parameters = {argument.arg for argument in function.args.args}
-    assert set(inspect.signature(reference_flash_attention).parameters) <= parameters
+    assert set(inspect.signature(stand_in).parameters) <= parameters
+
+
+def flash_attention_splits(blocks: list[int], num_kv_heads: int, units: int, at_most: int) -> list[int]:
+    """Into how many parts FlashAttention 3 splits each request, by `hopper/flash_prepare_scheduler.cu`: for the whole
+    batch to be read in equal shares, and a tenth to spare."""
+    per_unit = -(-int(sum(blocks) * num_kv_heads * 1.1) // units)
+    return [max(1, min(-(-n // per_unit), at_most)) for n in blocks]
+
+
+@pytest.mark.parametrize("requests", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize(("num_kv_heads", "units"), [(8, 132), (2, 132), (1, 132)])
+def test_one_long_prefix_beside_short_ones_is_split_by_flash_attention(requests, num_kv_heads, units):
+    """A bound on the splits must not make the longest of them wait: one of 32k tokens, the others of 1k."""
+    blocks = [32_768 // 128, *[1024 // 128] * (requests - 1)]
+    splits = flash_attention_splits(blocks, num_kv_heads, units, max_splits(4 * requests, 4 * num_kv_heads))
+    balanced = sum(blocks) * num_kv_heads / units
+    assert blocks[0] / splits[0] <= max(2 * balanced, blocks[0] / MAX_SPLITS)
+
+
+def test_the_bound_on_splits_follows_the_outputs_that_are_held():
+    assert max_splits(4, 32) == max_splits(128, 32) == max_splits(1024, 4) == MAX_SPLITS
+    assert max_splits(1024, 32) == 4
+    assert max_splits(16_384, 32) == 1
 
 
 def test_everything_but_a_beam_step_goes_to_the_backend():
-    case = Case(torch.device("cpu"), [5])
-    _, layer = beam_attention(case, "TRITON_ATTN")
+    case = Case(CPU, [5])
+    layer = layer_of(case, "TRITON_ATTN")
+    beam_attention(case, layer, reader_of(case, layer))
     for metadata in (None, SimpleNamespace()):
         name, args, kwargs = layer.impl.forward(layer, 1, 2, 3, 4, metadata, 6, output_scale=7)
         assert name == "backend"
@@ -128,7 +184,7 @@ def test_everything_but_a_beam_step_goes_to_the_backend():
 
 def test_another_backend_is_refused_by_name():
     with pytest.raises(ValueError, match=r"FLASHINFER .*speculative_config\.attention_backend.* cannot be used"):
-        beam_attention(Case(torch.device("cpu"), [5]), "FLASHINFER")
+        check_layer(layer_of(Case(CPU, [5]), "FLASHINFER"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +198,7 @@ def test_another_backend_is_refused_by_name():
 )
 def test_what_a_layer_does_beyond_causal_softmax_is_refused_by_name(feature, impl):
     with pytest.raises(ValueError, match=feature):
-        beam_attention(Case(torch.device("cpu"), [5]), "TRITON_ATTN", **impl)
+        check_layer(layer_of(Case(CPU, [5]), "TRITON_ATTN", **impl))
 
 
 def test_pages_packed_for_other_instructions_are_refused():
@@ -156,20 +212,17 @@ def test_the_configuration_accepts_the_backends_whose_layout_is_known():
     assert set(V2_ATTENTION_BACKENDS) == set(CACHE_LAYOUTS)
 
 
-@pytest.mark.parametrize("programs", [1, 40, 500])
-def test_the_workspace_holds_every_batch(programs):
-    case = Case(torch.device("cpu"), [5])
-    layer = layer_of(case, "TRITON_ATTN")
-    workspace = PrefixWorkspace.allocate([layer], 200, case.beam_width, torch.device("cpu"), programs)
-    num_heads, head_size = case.query.shape[1:]
-    for n in range(1, 201):
-        query = torch.empty(n * case.beam_width, num_heads, head_size)
-        out, lse = workspace.views(query, n, case.keys.shape[1])
-        assert out.shape[1:] == query.shape
-        assert lse.shape == out.shape[:3]
+def test_the_kernel_s_outputs_have_room_for_every_batch():
+    shape = AttentionShape(num_heads=8, num_kv_heads=2, head_size=16, scale=1.0)
+    reader = TritonPrefixReader(shape, 4, 200, CPU)
+    assert len(reader._out) == len(reader._lse) * shape.head_size
+    assert len(reader._lse) == max(max_splits(4 * n, 8) * 4 * n * 8 for n in range(1, 201)) <= MAX_SPLIT_OUTPUTS
 
 
-def test_no_workspace_where_flash_attention_reads_the_prefix():
-    layer = layer_of(Case(torch.device("cpu"), [5]), "FLASH_ATTN")
-    workspace = PrefixWorkspace.allocate([layer], 8, 4, torch.device("cpu"))
-    assert workspace.out.numel() == workspace.lse.numel() == 0
+def test_layers_of_one_shape_share_a_reader():
+    wide, narrow = Case(CPU, [5]), Case(CPU, [5], head_size=16)
+    layers = [layer_of(case, "FLASH_ATTN") for case in (wide, narrow, wide)] + [layer_of(wide, "TRITON_ATTN")]
+    first, second, third, fourth = prefix_readers(layers, 4, MAX_REQS, torch.float32, CPU)
+    assert first is third
+    assert len({first, second, fourth}) == 3
+    assert [type(r) for r in (first, fourth)] == [FlashPrefixReader, TritonPrefixReader]

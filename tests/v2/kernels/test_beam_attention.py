@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vllm_mtad.runners.v2.kernels.prefix_attention import prefix_attention
+from vllm_mtad.runners.v2.kernels.prefix_attention import TILE_KEYS, plan_splits, prefix_attention
 from vllm_mtad.runners.v2.kernels.suffix_attention import suffix_attention
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
@@ -59,14 +59,16 @@ class Case:
         self.ancestry[:, :, depth] = torch.arange(beam_width, device=device)
         self.prefix_lens = torch.tensor(lens, dtype=torch.int32, device=device)
 
-    def run(self, splits=2, upcast=None):
+    def run(self, splits=2, upcast=None, programs=64):
         rows, num_heads, head_size = self.query.shape
         device = self.query.device
         prefix = torch.full((splits, rows, num_heads, head_size), torch.nan, device=device)
         lse = torch.full((splits, rows, num_heads), torch.nan, device=device)
         upcast = device.type == "cpu" if upcast is None else upcast
+        tiles_per_split = torch.zeros(1, dtype=torch.int32, device=device)
+        plan_splits(self.prefix_lens, tiles_per_split, num_kv_heads=self.keys.shape[1], programs=programs)
         prefix_attention(
-            self.query, self.keys, self.values, self.block_table, self.prefix_lens, prefix, lse,
+            self.query, self.keys, self.values, self.block_table, self.prefix_lens, tiles_per_split, prefix, lse,
             scale=self.scale, beam_width=self.beam_width, upcast=upcast,
         )  # fmt: skip
         return self.merge(prefix, lse, upcast), prefix, lse
@@ -129,9 +131,29 @@ def test_page_sizes(device, page):
     Case(device, [130, 7], page=page).check()
 
 
-@pytest.mark.parametrize("splits", [1, 3, 16])
-def test_splits_of_the_prefix_merge_to_the_same(device, splits):
-    Case(device, [200, 1, 64]).check(splits)
+@pytest.mark.parametrize("programs", [1, 8, 1000])
+@pytest.mark.parametrize("splits", [1, 3, 32])
+def test_splits_of_the_prefix_merge_to_the_same(device, splits, programs):
+    case = Case(device, [200, 1, 64, 0])
+    out, _, _ = case.run(splits, programs=programs)
+    torch.testing.assert_close(out.float().cpu(), case.expected(), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("lens", [[2048] * 15 + [32768], [1024] * 31 + [32768], [2048] * 32, [5, 0, 0], [100_000]])
+@pytest.mark.parametrize(("num_kv_heads", "programs"), [(8, 264), (2, 264), (2, 2)])
+def test_the_longest_split_is_not_far_above_its_share(device, lens, num_kv_heads, programs):
+    """A long prefix beside short ones must not keep the device waiting: splits of equal length for the whole batch."""
+    tiles = [-(-n // TILE_KEYS) for n in lens]
+    per_split = torch.zeros(1, dtype=torch.int32, device=device)
+    lens = torch.tensor(lens, dtype=torch.int32, device=device)
+    plan_splits(lens, per_split, num_kv_heads=num_kv_heads, programs=programs)
+    share = sum(tiles) * num_kv_heads / programs
+    assert share <= int(per_split) < share + 1 + num_kv_heads
+
+
+def test_drafts_of_many_tokens_and_many_beams(device):
+    """More older tokens than one tile of keys holds."""
+    Case(device, [20, 3], beam_width=16, depth=4).check()
 
 
 def test_bfloat16(device):

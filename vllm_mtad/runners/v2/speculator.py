@@ -31,10 +31,11 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator, prepare_prefill_inputs
 from vllm.v1.worker.utils import get_uniform_decode_token_count
 
-from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, PrefixWorkspace, check_page_layout
+from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, check_layer, check_page_layout
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, any_truncates
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
+from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 
 logger = init_logger("vllm.mtad")
 
@@ -81,12 +82,16 @@ class MTADSpeculator(StandaloneARSpeculator):
         super().load_model(target_model)
         found = get_layers_from_vllm_config(self.vllm_config, AttentionLayerBase)
         layers = [found[name] for name in sorted(self.draft_attn_layer_names)]
-        workspace = PrefixWorkspace.allocate(layers, self.max_num_reqs, self.beam_width, self.device)
+        for layer in layers:
+            check_layer(layer)
         depth = self.num_speculative_steps - 1
         dtype = self.draft_model_config.dtype
+        readers = prefix_readers(layers, self.beam_width, self.max_num_reqs, dtype, self.device)
         beam_attention = [
-            BeamAttention(layer, self.max_num_reqs, self.beam_width, depth, workspace, dtype) for layer in layers
+            BeamAttention(layer, self.max_num_reqs, self.beam_width, depth, reader, dtype, self.device)
+            for layer, reader in zip(layers, readers)
         ]
+        self.prefix_readers = set(readers)
         scratch = sum(attention.scratch_bytes for attention in beam_attention)
         logger.info(
             "MTAD scratch: %.1f MiB for the KV of %d requests x %d beams, outside of the KV cache.",
@@ -106,6 +111,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         ]
         assert len(groups) == 1, "mtad's checks leave no target whose KV is of several kinds"
         (self.kv_group,) = groups
+        (self.page_size,) = {group.kv_cache_spec.block_size for group in self.attn_groups[self.kv_group]}
         for group in self.attn_groups[self.kv_group]:
             if group.kernel_block_size is not None:
                 raise ValueError(
@@ -264,29 +270,39 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.prefix_lens[:num_reqs] = roots + 1
         self.beams.step(self.first_hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncates)
         rows = num_reqs * self.beam_width
-        for depth in range(1, num_drafts):
+        passes = self._beam_metadata(num_reqs, num_drafts) if attend else [None] * (num_drafts - 1)
+        for depth, metadata in enumerate(passes, start=1):
             positions = (roots + depth).clamp_(min=0, max=self.window - 1)
             hidden = self._run_model(
                 self.beams.input_ids[:rows],
                 positions.repeat_interleave(self.beam_width, output_size=rows),
-                self._beam_metadata(num_reqs, depth) if attend else None,
+                metadata,
                 None,  # no slots: a beam writes nothing into the paged cache
                 None,
             )
             self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncates)
         self.beams.choose(num_reqs, num_drafts, self.draft_tokens)
 
-    def _beam_metadata(self, num_reqs: int, depth: int) -> dict[str, Any]:
-        """Of the pass that feeds the beams' newest token, the `depth`-th of the draft."""
-        metadata = BeamAttentionMetadata(
-            depth=depth - 1,
-            prefix_lens=self.prefix_lens[:num_reqs],
+    def _beam_metadata(self, num_reqs: int, num_drafts: int) -> list[dict[str, Any] | None]:
+        """Attention metadata by layer, of each pass over the beams."""
+        if num_drafts == 1:
+            return []
+        prefixes = Prefixes(
+            lens=self.prefix_lens[:num_reqs],
             block_table=self.block_tables.input_block_tables[self.kv_group][:num_reqs],
             query_start_loc=self.beam_starts[: num_reqs + 1],
-            ancestry=self.beams.ancestry(depth),
-            max_prefix_len=self.max_model_len,
+            max_len=self.max_model_len,
+            page_size=self.page_size,
         )
-        return dict.fromkeys(self.draft_attn_layer_names, metadata)
+        # The prefixes stay as they are in a round: one plan serves all its passes and layers.
+        plans = {reader: reader.plan(prefixes) for reader in self.prefix_readers}
+        return [
+            dict.fromkeys(
+                self.draft_attn_layer_names,
+                BeamAttentionMetadata(depth - 1, self.beams.ancestry(depth), prefixes, plans),
+            )
+            for depth in range(1, num_drafts)
+        ]
 
     # -- CUDA graphs ----------------------------------------------------------------------------------
 

@@ -1,22 +1,38 @@
 """Attention of a request's beams to the paged prefix that they share, read once for all of them.
 
-One program a (request, KV head, split of the prefix); its query tile holds all beams' heads of that KV head. Each split
-writes the output and the log-sum-exp of its own softmax, which `suffix_attention` merges.
+One program a (request, KV head, split of the prefix); its query tile holds all beams' heads of that KV head. A program
+owns its split's part of the output and of the log-sum-exp, which `suffix_attention` merges. How long a split is comes
+from the whole batch, so that one long prefix among short ones is read by many programs.
 """
 
 import torch
 from vllm.triton_utils import tl, triton
 
+from vllm_mtad.runners.v2.kernels.online_softmax import attend, num_warps, tile_size
+
 TILE_KEYS = 64
-_MIN_DOT = 16
+_REQUESTS_AT_A_TIME = 256
 
 
-def tile_size(n: int) -> int:
-    """The least tile of `tl.dot` that holds n rows."""
-    return max(_MIN_DOT, triton.next_power_of_2(n))
+@triton.jit(do_not_specialize=["num_reqs", "programs_per_head"])
+def _split_planning_kernel(
+    # [num_reqs]
+    prefix_len_ptr,
+    # [1]
+    tiles_per_split_ptr,
+    num_reqs,
+    programs_per_head,
+    REQUESTS: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+):
+    tiles = tl.zeros([REQUESTS], tl.int32)
+    for first in range(0, num_reqs, REQUESTS):
+        request = first + tl.arange(0, REQUESTS)
+        tiles += tl.cdiv(tl.load(prefix_len_ptr + request, mask=request < num_reqs, other=0), KEY_TILE)
+    tl.store(tiles_per_split_ptr, tl.maximum(tl.cdiv(tl.sum(tiles, axis=0), programs_per_head), 1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "splits"])
 def _prefix_attention_kernel(
     # [rows, NUM_HEADS, HEAD_SIZE]
     query_ptr,
@@ -38,11 +54,14 @@ def _prefix_attention_kernel(
     block_table_stride,
     # [num_reqs]
     prefix_len_ptr,
-    # [SPLITS, rows, NUM_HEADS, HEAD_SIZE]
+    # [1]
+    tiles_per_split_ptr,
+    # [splits, rows, NUM_HEADS, HEAD_SIZE]
     out_ptr,
-    # [SPLITS, rows, NUM_HEADS]
+    # [splits, rows, NUM_HEADS]
     lse_ptr,
     rows,
+    splits,
     scale,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
@@ -52,17 +71,27 @@ def _prefix_attention_kernel(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
     PAGE: tl.constexpr,
-    SPLITS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     request = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
-    split = tl.program_id(2)
+    split = tl.program_id(2).to(tl.int64)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     m = tl.arange(0, QUERY_TILE)
     row = request * BEAM_WIDTH + m // GROUP
     head = kv_head * GROUP + m % GROUP
     is_query = m < BEAM_WIDTH * GROUP
+    at = (split * rows + row) * NUM_HEADS + head
+
+    length = tl.load(prefix_len_ptr + request)
+    tiles = tl.cdiv(length, KEY_TILE)
+    per_split = tl.maximum(tl.load(tiles_per_split_ptr), tl.cdiv(tiles, splits))
+    first_tile = split.to(tl.int32) * per_split
+    if first_tile >= tiles:
+        # Without keys there is a log-sum-exp and no output: the merge asks for none.
+        tl.store(lse_ptr + at, tl.full([QUERY_TILE], float("-inf"), tl.float32), mask=is_query)
+        return
+
     dim = tl.arange(0, HEAD_TILE)
     is_dim = dim < HEAD_SIZE
     query = tl.load(
@@ -72,15 +101,11 @@ def _prefix_attention_kernel(
     )
     if UPCAST:
         query = query.to(tl.float32)
-
-    length = tl.load(prefix_len_ptr + request)
-    tiles = tl.cdiv(length, KEY_TILE)
-    per_split = tl.cdiv(tiles, SPLITS)
     n = tl.arange(0, KEY_TILE)
     largest = tl.full([QUERY_TILE], float("-inf"), tl.float32)
     total = tl.zeros([QUERY_TILE], tl.float32)
     out = tl.zeros([QUERY_TILE, HEAD_TILE], tl.float32)
-    for tile in range(split * per_split, tl.minimum((split + 1) * per_split, tiles)):
+    for tile in range(first_tile, tl.minimum(first_tile + per_split, tiles)):
         position = tile * KEY_TILE + n
         is_key = position < length
         page = tl.load(block_table_ptr + request * block_table_stride + position // PAGE, mask=is_key, other=0)
@@ -103,25 +128,32 @@ def _prefix_attention_kernel(
         if UPCAST:
             key = key.to(tl.float32)
             value = value.to(tl.float32)
-        logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        logits = tl.where(is_key[None, :], logits, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(logits, axis=1))
-        correction = tl.exp(largest - new_largest)
-        weights = tl.exp(logits - new_largest[:, None])
-        total = total * correction + tl.sum(weights, axis=1)
-        out = out * correction[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
-        largest = new_largest
+        largest, total, out = attend(query, key, value, is_key[None, :], scale, largest, total, out)
 
-    is_empty = total == 0.0
-    divisor = tl.where(is_empty, 1.0, total)
-    lse = tl.where(is_empty, float("-inf"), largest + tl.log(divisor))
-    at = (split * rows + row) * NUM_HEADS + head
     tl.store(
         out_ptr + at[:, None] * HEAD_SIZE + dim[None, :],
-        out / divisor[:, None],
+        out / total[:, None],
         mask=is_query[:, None] & is_dim[None, :],
     )
-    tl.store(lse_ptr + at, lse, mask=is_query)
+    tl.store(lse_ptr + at, largest + tl.log(total), mask=is_query)
+
+
+def plan_splits(prefix_lens: torch.Tensor, tiles_per_split: torch.Tensor, *, num_kv_heads: int, programs: int) -> None:
+    """How many tiles of keys a split has, for about `programs` splits over all requests and KV heads to have keys.
+
+    Args:
+        prefix_lens: int32 `[num_reqs]`.
+        tiles_per_split: int32 `[1]`, written.
+    """
+    _split_planning_kernel[(1,)](
+        prefix_lens,
+        tiles_per_split,
+        len(prefix_lens),
+        max(1, programs // num_kv_heads),
+        REQUESTS=_REQUESTS_AT_A_TIME,
+        KEY_TILE=TILE_KEYS,
+        num_warps=1,
+    )
 
 
 def prefix_attention(
@@ -130,6 +162,7 @@ def prefix_attention(
     value_cache: torch.Tensor,
     block_table: torch.Tensor,
     prefix_lens: torch.Tensor,
+    tiles_per_split: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
     *,
@@ -137,13 +170,14 @@ def prefix_attention(
     beam_width: int,
     upcast: bool,
 ) -> None:
-    """Each split's output and log-sum-exp; a split without keys has lse -inf.
+    """Each split's output and log-sum-exp; of a split without keys the log-sum-exp is -inf and `out` is not written.
 
     Args:
         query: `[num_reqs * beam_width, num_heads, head_size]`, last dimension contiguous.
         key_cache, value_cache: `[num_pages, num_kv_heads, page, head_size]`, any strides.
         block_table: int32 `[num_reqs, max_pages]`.
         prefix_lens: int32 `[num_reqs]`, tokens of the prefix; 0 is allowed.
+        tiles_per_split: int32 `[1]`, of `plan_splits`; a prefix too long for it in `splits` parts gets longer ones.
         out: float32 `[splits, rows, num_heads, head_size]`, contiguous.
         lse: float32 `[splits, rows, num_heads]`, contiguous.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
@@ -151,6 +185,7 @@ def prefix_attention(
     rows, num_heads, head_size = query.shape
     _, num_kv_heads, page, _ = key_cache.shape
     splits, num_reqs = len(out), len(prefix_lens)
+    query_tile, head_tile = tile_size(beam_width * num_heads // num_kv_heads), tile_size(head_size)
     _prefix_attention_kernel[(num_reqs, num_kv_heads, splits)](
         query,
         query.stride(0),
@@ -162,18 +197,20 @@ def prefix_attention(
         block_table,
         block_table.stride(0),
         prefix_lens,
+        tiles_per_split,
         out,
         lse,
         rows,
+        splits,
         scale,
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
         HEAD_SIZE=head_size,
-        HEAD_TILE=tile_size(head_size),
+        HEAD_TILE=head_tile,
         BEAM_WIDTH=beam_width,
-        QUERY_TILE=tile_size(beam_width * num_heads // num_kv_heads),
+        QUERY_TILE=query_tile,
         KEY_TILE=TILE_KEYS,
         PAGE=page,
-        SPLITS=splits,
         UPCAST=upcast,
+        num_warps=num_warps(query_tile, head_tile),
     )

@@ -1,16 +1,32 @@
 """Attention of beams to their own few tokens, merged by log-sum-exp with the prefix's; stores the newest KV.
 
 The suffix lives in a dense scratch, `[num_reqs, depth, slot, num_kv_heads, head_size]` a layer. A beam finds its
-ancestors by their slots, so beams that change places move no KV. One launch a layer, one program a (request, KV head).
+ancestors by their slots, so beams that change places move no KV. One launch a layer, one program a (request, KV head):
+it owns that head's output of all beams of the request and that head's keys and values of this depth in the scratch, and
+reads what earlier passes left there.
 """
 
 import torch
 from vllm.triton_utils import tl, triton
 
-from vllm_mtad.runners.v2.kernels.prefix_attention import tile_size
+from vllm_mtad.runners.v2.kernels.online_softmax import attend, num_warps, tile_size
+
+MAX_SPLITS = 32
+"""Parts of a prefix whose outputs are merged."""
+TILE_KEYS = 32
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "depth",
+        "splits",
+        "prefix_stride_split",
+        "lse_stride_split",
+        "lse_stride_row",
+        "lse_stride_head",
+    ],
+    do_not_specialize_on_alignment=["lse_ptr"],
+)
 def _suffix_attention_kernel(
     # [rows, NUM_HEADS, HEAD_SIZE]
     query_ptr,
@@ -28,7 +44,7 @@ def _suffix_attention_kernel(
     value_scratch_ptr,
     # [max_num_reqs, BEAM_WIDTH, GAMMA]
     ancestry_ptr,
-    # [SPLITS, rows, NUM_HEADS, HEAD_SIZE] and [SPLITS, rows, NUM_HEADS] of the prefix
+    # [splits, rows, NUM_HEADS, HEAD_SIZE] and [splits, rows, NUM_HEADS] of the prefix
     prefix_ptr,
     prefix_stride_split,
     prefix_stride_row,
@@ -41,8 +57,9 @@ def _suffix_attention_kernel(
     out_ptr,
     out_stride_row,
     out_stride_head,
+    depth,
+    splits,
     scale,
-    DEPTH: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
@@ -51,8 +68,9 @@ def _suffix_attention_kernel(
     MAX_DEPTH: tl.constexpr,
     GAMMA: tl.constexpr,
     QUERY_TILE: tl.constexpr,
+    SLOT_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT_TILE: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     request = tl.program_id(0).to(tl.int64)
@@ -72,66 +90,77 @@ def _suffix_attention_kernel(
         other=0.0,
     )
 
-    # Keys stand in the order (depth, slot): older ones in the scratch, the newest in the model's own output.
-    n = tl.arange(0, KEY_TILE)
-    depth = n // BEAM_WIDTH
-    slot = n % BEAM_WIDTH
-    is_old = (depth < DEPTH)[:, None] & is_dim[None, :]
-    is_new = (depth == DEPTH)[:, None] & is_dim[None, :]
-    in_scratch = (((request * MAX_DEPTH + depth) * BEAM_WIDTH + slot) * NUM_KV_HEADS + kv_head) * HEAD_SIZE
-    in_scratch = in_scratch[:, None] + dim[None, :]
+    # The newest tokens, of which a beam sees its own. They go into the scratch for the steps to come.
+    slot = tl.arange(0, SLOT_TILE)
+    is_new = (slot < BEAM_WIDTH)[:, None] & is_dim[None, :]
     new_row = request * BEAM_WIDTH + slot
-    new_key = tl.load(
-        key_ptr + (new_row * key_stride_row + kv_head * key_stride_head)[:, None] + dim[None, :],
-        mask=is_new,
-        other=0.0,
+    key = tl.load(
+        key_ptr + (new_row * key_stride_row + kv_head * key_stride_head)[:, None] + dim[None, :], mask=is_new, other=0.0
     )
-    new_value = tl.load(
+    value = tl.load(
         value_ptr + (new_row * value_stride_row + kv_head * value_stride_head)[:, None] + dim[None, :],
         mask=is_new,
         other=0.0,
     )
-    tl.store(key_scratch_ptr + in_scratch, new_key, mask=is_new)
-    tl.store(value_scratch_ptr + in_scratch, new_value, mask=is_new)
-    key = tl.where(is_new, new_key, tl.load(key_scratch_ptr + in_scratch, mask=is_old, other=0.0))
-    value = tl.where(is_new, new_value, tl.load(value_scratch_ptr + in_scratch, mask=is_old, other=0.0))
+    scratch = request * MAX_DEPTH * BEAM_WIDTH
+    new_at = ((scratch + depth * BEAM_WIDTH + slot) * NUM_KV_HEADS + kv_head) * HEAD_SIZE
+    tl.store(key_scratch_ptr + new_at[:, None] + dim[None, :], key, mask=is_new)
+    tl.store(value_scratch_ptr + new_at[:, None] + dim[None, :], value, mask=is_new)
     if UPCAST:
         query = query.to(tl.float32)
         key = key.to(tl.float32)
         value = value.to(tl.float32)
+    largest = tl.full([QUERY_TILE], float("-inf"), tl.float32)
+    total = tl.zeros([QUERY_TILE], tl.float32)
+    out = tl.zeros([QUERY_TILE, HEAD_TILE], tl.float32)
+    is_own = is_query[:, None] & (beam[:, None] == slot[None, :])
+    largest, total, out = attend(query, key, value, is_own, scale, largest, total, out)
 
-    is_suffix = is_query[:, None] & (depth <= DEPTH)[None, :]
-    ancestor = tl.load(
-        ancestry_ptr + (request * BEAM_WIDTH + beam)[:, None] * GAMMA + depth[None, :], mask=is_suffix, other=-1
-    )
-    logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-    logits = tl.where(is_suffix & (ancestor == slot[None, :]), logits, float("-inf"))
-    largest = tl.where(is_query, tl.max(logits, axis=1), 0.0)
-    weights = tl.exp(logits - largest[:, None])
-    total = tl.sum(weights, axis=1)
-    out = tl.dot(weights.to(value.dtype), value, input_precision="ieee")
-
-    for split in tl.static_range(SPLITS):
-        lse = tl.load(
-            lse_ptr + split * lse_stride_split + row * lse_stride_row + head * lse_stride_head,
-            mask=is_query,
-            other=float("-inf"),
+    # Older tokens, in the order (depth, slot): of each depth a beam sees its ancestor.
+    for first in range(0, depth * BEAM_WIDTH, KEY_TILE):
+        n = first + tl.arange(0, KEY_TILE)
+        is_old = n < depth * BEAM_WIDTH
+        old_at = ((scratch + n) * NUM_KV_HEADS + kv_head) * HEAD_SIZE
+        old_mask = is_old[:, None] & is_dim[None, :]
+        old_key = tl.load(key_scratch_ptr + old_at[:, None] + dim[None, :], mask=old_mask, other=0.0)
+        old_value = tl.load(value_scratch_ptr + old_at[:, None] + dim[None, :], mask=old_mask, other=0.0)
+        if UPCAST:
+            old_key = old_key.to(tl.float32)
+            old_value = old_value.to(tl.float32)
+        ancestor = tl.load(
+            ancestry_ptr + (request * BEAM_WIDTH + beam)[:, None] * GAMMA + (n // BEAM_WIDTH)[None, :],
+            mask=is_query[:, None] & is_old[None, :],
+            other=-1,
         )
-        lse = tl.where(lse == float("inf"), float("-inf"), lse)  # FlashAttention's sign for a row without keys
+        is_seen = ancestor == (n % BEAM_WIDTH)[None, :]
+        largest, total, out = attend(query, old_key, old_value, is_seen, scale, largest, total, out)
+
+    # The prefix's splits. All weights are known before the first output is needed, so no load waits for another.
+    lse_at = row * lse_stride_row + head * lse_stride_head
+    split = tl.arange(0, SPLIT_TILE)
+    lse = tl.load(
+        lse_ptr + split[:, None] * lse_stride_split + lse_at[None, :],
+        mask=(split < splits)[:, None] & is_query[None, :],
+        other=float("-inf"),
+    )
+    lse = tl.where(lse == float("inf"), float("-inf"), lse)  # FlashAttention's sign for a row without keys
+    new_largest = tl.maximum(largest, tl.max(lse, axis=0))
+    new_largest = tl.where(is_query, new_largest, 0.0)
+    correction = tl.where(is_query, tl.exp(largest - new_largest), 0.0)
+    total = total * correction + tl.sum(tl.exp(lse - new_largest[None, :]), axis=0)
+    out = out * correction[:, None]
+    for i in range(splits):
+        lse_of_split = tl.load(lse_ptr + i * lse_stride_split + lse_at, mask=is_query, other=float("-inf"))
+        has_keys = (lse_of_split > float("-inf")) & (lse_of_split < float("inf"))
         prefix = tl.load(
             prefix_ptr
-            + split * prefix_stride_split
+            + i * prefix_stride_split
             + (row * prefix_stride_row + head * prefix_stride_head)[:, None]
             + dim[None, :],
-            mask=query_mask & (lse > float("-inf"))[:, None],
+            mask=query_mask & has_keys[:, None],
             other=0.0,
         ).to(tl.float32)
-        new_largest = tl.maximum(largest, lse)
-        correction = tl.exp(largest - new_largest)
-        weight = tl.exp(lse - new_largest)
-        out = out * correction[:, None] + prefix * weight[:, None]
-        total = total * correction + weight
-        largest = new_largest
+        out += prefix * tl.where(has_keys, tl.exp(lse_of_split - new_largest), 0.0)[:, None]
     out = out / tl.where(is_query, total, 1.0)[:, None]
     tl.store(
         out_ptr + (row * out_stride_row + head * out_stride_head)[:, None] + dim[None, :],
@@ -163,13 +192,14 @@ def suffix_attention(
         key, value: `[num_reqs * beam_width, num_kv_heads, head_size]` of the tokens fed now; stored at `depth`.
         key_scratch, value_scratch: `[max_num_reqs, max_depth, beam_width, num_kv_heads, head_size]`, contiguous.
         ancestry: int32 `[max_num_reqs, beam_width, gamma]`, valid up to and including `depth`.
-        prefix, lse: `[splits, rows, num_heads, head_size]` and `[splits, rows, num_heads]`, any strides; an lse of -inf
-            or +inf says that a split has no keys.
+        prefix, lse: `[splits, rows, num_heads, head_size]` and `[splits, rows, num_heads]`, any strides, at most
+            `MAX_SPLITS` splits; an lse of -inf or +inf says that a split has no keys, and its prefix is not read.
         out: `[num_reqs * beam_width, num_heads, head_size]`.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
     """
     rows, num_heads, head_size = query.shape
     _, max_depth, beam_width, num_kv_heads, _ = key_scratch.shape
+    query_tile, head_tile = tile_size(beam_width * num_heads // num_kv_heads), tile_size(head_size)
     _suffix_attention_kernel[(rows // beam_width, num_kv_heads)](
         query,
         *query.stride()[:2],
@@ -186,17 +216,20 @@ def suffix_attention(
         *lse.stride(),
         out,
         *out.stride()[:2],
+        depth,
+        len(prefix),
         scale,
-        DEPTH=depth,
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
         HEAD_SIZE=head_size,
-        HEAD_TILE=tile_size(head_size),
+        HEAD_TILE=head_tile,
         BEAM_WIDTH=beam_width,
         MAX_DEPTH=max_depth,
         GAMMA=ancestry.shape[2],
-        QUERY_TILE=tile_size(beam_width * num_heads // num_kv_heads),
-        KEY_TILE=tile_size((depth + 1) * beam_width),
-        SPLITS=len(prefix),
+        QUERY_TILE=query_tile,
+        SLOT_TILE=tile_size(beam_width),
+        KEY_TILE=TILE_KEYS,
+        SPLIT_TILE=MAX_SPLITS,
         UPCAST=upcast,
+        num_warps=num_warps(query_tile, head_tile),
     )

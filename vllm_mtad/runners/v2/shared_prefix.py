@@ -1,0 +1,235 @@
+"""Two ways to read the paged prefix that a request's beams share: FlashAttention 3, and a kernel of ours.
+
+Both give the output and the log-sum-exp of the prefix alone, which `suffix_attention` merges with a beam's own tokens.
+Both split long prefixes by the lengths of the whole batch, which do not change in a drafting round: how to split is
+planned once a round, for all its passes and layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from vllm import envs
+from vllm.utils.platform_utils import num_compute_units
+from vllm.utils.torch_utils import canonicalize_singleton_dim_strides
+
+from vllm_mtad.runners.v2.kernels.prefix_attention import plan_splits, prefix_attention
+from vllm_mtad.runners.v2.kernels.suffix_attention import MAX_SPLITS
+
+MAX_SPLIT_OUTPUTS = 1 << 17
+"""Outputs of all splits, rows and heads together, each `head_size` float32: 33 MB if that is 64."""
+_PROGRAMS_PER_UNIT = 2
+
+
+def max_splits(rows: int, num_heads: int) -> int:
+    """Into how many parts a prefix may be split in a batch of so many beams. A large batch keeps the device busy by
+    itself, and its parts' outputs would cost more than they save."""
+    return max(1, min(MAX_SPLITS, MAX_SPLIT_OUTPUTS // (rows * num_heads)))
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    scale: float
+
+    @classmethod
+    def of(cls, impl: Any) -> AttentionShape:
+        """Of an attention layer's implementation, on this rank."""
+        return cls(impl.num_heads, impl.num_kv_heads, impl.head_size, impl.scale)
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """The prefixes of a batch.
+
+    `lens`: int32 `[num_reqs]`, tokens with KV in the paged cache, 0 where padded. `block_table`: int32 `[num_reqs,
+    max_pages]`. `query_start_loc`: int32 `[num_reqs + 1]`, multiples of the beam width. `max_len`: a bound on `lens`.
+    `page_size`: tokens of a page.
+    """
+
+    lens: torch.Tensor
+    block_table: torch.Tensor
+    query_start_loc: torch.Tensor
+    max_len: int
+    page_size: int
+
+
+class PrefixReader(Protocol):
+    def plan(self, prefixes: Prefixes) -> torch.Tensor | None:
+        """How the prefixes are split, computed on the device; valid for as long as their lengths are."""
+
+    def read(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        prefixes: Prefixes,
+        plan: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention to the prefixes alone.
+
+        Args:
+            query: `[rows, num_heads, head_size]`, `rows = num_reqs * beam_width`.
+            keys, values: `[num_pages, num_kv_heads, page_size, head_size]`.
+            plan: what `plan` gave for these prefixes.
+
+        Returns:
+            The output `[splits, rows, num_heads, head_size]`, and its log-sum-exp, float32 `[splits, rows, num_heads]`.
+            Where the log-sum-exp is infinite a split has no keys, and its output means nothing.
+        """
+
+
+def prefix_readers(
+    layers: Sequence[Any], beam_width: int, max_num_reqs: int, dtype: torch.dtype, device: torch.device
+) -> list[PrefixReader]:
+    """A reader for each of the draft's attention layers; layers of one shape share theirs.
+
+    FlashAttention 2 would read a prefix once a query head, where 3 packs all queries of a KV head into one tile.
+    """
+
+    @functools.cache
+    def reader(shape: AttentionShape, uses_flash: bool) -> PrefixReader:
+        if uses_flash:
+            return FlashPrefixReader(shape, beam_width, dtype)
+        return TritonPrefixReader(shape, beam_width, max_num_reqs, device)
+
+    def uses_flash(layer: Any) -> bool:
+        return layer.attn_backend.get_name() == "FLASH_ATTN" and layer.impl.vllm_flash_attn_version == 3
+
+    return [reader(AttentionShape.of(layer.impl), uses_flash(layer)) for layer in layers]
+
+
+class FlashPrefixReader:
+    """FlashAttention 3 as vLLM's decode context parallelism reads a context: paged, not causal, with its log-sum-exp.
+
+    Two launches a layer: its kernel, and the combination of its splits.
+    """
+
+    def __init__(self, shape: AttentionShape, beam_width: int, dtype: torch.dtype) -> None:
+        self._shape, self._beam_width, self._dtype = shape, beam_width, dtype
+
+    def plan(self, prefixes: Prefixes) -> torch.Tensor | None:
+        """What vLLM's backend computes once a step, and FlashAttention otherwise at every call."""
+        if envs.VLLM_BATCH_INVARIANT:
+            return None
+        from vllm.vllm_flash_attn import get_scheduler_metadata
+
+        return get_scheduler_metadata(
+            batch_size=len(prefixes.lens),
+            max_seqlen_q=self._beam_width,
+            max_seqlen_k=prefixes.max_len,
+            num_heads_q=self._shape.num_heads,
+            num_heads_kv=self._shape.num_kv_heads,
+            headdim=self._shape.head_size,
+            cache_seqlens=prefixes.lens,
+            qkv_dtype=self._dtype,
+            cu_seqlens_q=prefixes.query_start_loc,
+            page_size=prefixes.page_size,
+            causal=False,
+            num_splits=self._num_splits(len(prefixes.lens)),
+        )
+
+    def read(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        prefixes: Prefixes,
+        plan: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        from vllm.vllm_flash_attn import flash_attn_varlen_func
+
+        # [pages, page, heads, dim], with strides that its loads accept when there is one KV head.
+        keys, values = (canonicalize_singleton_dim_strides(part.transpose(1, 2)) for part in (keys, values))
+        out, lse = flash_attn_varlen_func(
+            q=query,
+            k=keys,
+            v=values,
+            cu_seqlens_q=prefixes.query_start_loc,
+            max_seqlen_q=self._beam_width,
+            seqused_k=prefixes.lens,
+            max_seqlen_k=prefixes.max_len,
+            softmax_scale=self._shape.scale,
+            causal=False,
+            block_table=prefixes.block_table,
+            return_softmax_lse=True,
+            scheduler_metadata=plan,
+            num_splits=self._num_splits(len(prefixes.lens)),
+            fa_version=3,
+        )
+        return out[None], lse.transpose(0, 1)[None]
+
+    def _num_splits(self, num_reqs: int) -> int:
+        """A bound: FlashAttention splits by the lengths of the batch. Without one it holds as many outputs as one
+        request of the longest length could use."""
+        return 1 if envs.VLLM_BATCH_INVARIANT else max_splits(num_reqs * self._beam_width, self._shape.num_heads)
+
+
+class TritonPrefixReader:
+    """Our kernel, for every other backend whose KV cache can be read. One launch a layer.
+
+    Args:
+        programs: to aim at; fewer leave the device idle.
+    """
+
+    def __init__(
+        self,
+        shape: AttentionShape,
+        beam_width: int,
+        max_num_reqs: int,
+        device: torch.device,
+        programs: int | None = None,
+    ) -> None:
+        if programs is None:
+            programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 2
+        self._shape, self._beam_width, self._programs = shape, beam_width, programs
+        # The interpreter multiplies bfloat16 wrongly, and a CPU has no other Triton that we could test.
+        self._upcast = device.type == "cpu"
+        most = max(
+            rows * shape.num_heads * max_splits(rows, shape.num_heads)
+            for rows in range(beam_width, max_num_reqs * beam_width + 1, beam_width)
+        )
+        self._lse = torch.empty(most, device=device)
+        self._out = torch.empty(most * shape.head_size, device=device)
+        self._tiles_per_split = torch.empty(1, dtype=torch.int32, device=device)
+
+    def plan(self, prefixes: Prefixes) -> torch.Tensor:
+        """int32 `[1]`, tiles of keys in a split."""
+        plan_splits(
+            prefixes.lens, self._tiles_per_split, num_kv_heads=self._shape.num_kv_heads, programs=self._programs
+        )
+        return self._tiles_per_split
+
+    def read(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        prefixes: Prefixes,
+        plan: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert plan is not None
+        rows, num_heads, head_size = query.shape
+        splits = max_splits(rows, num_heads)
+        lse = self._lse[: splits * rows * num_heads].view(splits, rows, num_heads)
+        out = self._out[: lse.numel() * head_size].view(splits, rows, num_heads, head_size)
+        prefix_attention(
+            query,
+            keys,
+            values,
+            prefixes.block_table,
+            prefixes.lens,
+            plan,
+            out,
+            lse,
+            scale=self._shape.scale,
+            beam_width=self._beam_width,
+            upcast=self._upcast,
+        )
+        return out, lse
