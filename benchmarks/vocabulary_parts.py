@@ -205,7 +205,7 @@ class KernelParts:
         from vllm import SamplingParams
         from vllm.v1.worker.gpu.sample.states import SamplingStates
 
-        from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests
+        from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
         from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics
 
         self.shape, self.options = shape, MTADOptions(shape.gamma, shape.beam_width)
@@ -220,6 +220,7 @@ class KernelParts:
         drafted = DraftRequests.allocate(self.requests, self.temperature, self.seeds)
         drafted.root_positions.fill_(100)
         drafted.copy_truncation(self.states)
+        self.truncation = Truncation.of(self.states, self.requests_np)
         self.beams = DraftBeams(self.options, n, vocab_size, drafted, window=1 << 20)
         self.draft_tokens = torch.zeros(n, gamma, dtype=torch.int64, device=device)
         rows = torch.arange(shape.target_rows, device=device)
@@ -239,7 +240,7 @@ class KernelParts:
 
     def mtad_draw(self, drafts: list[torch.Tensor]) -> torch.Tensor:
         for depth, logits in enumerate(drafts):
-            self.beams.step(logits, lambda rows: rows, depth, self.shape.requests, truncates=True)
+            self.beams.step(logits, lambda rows: rows, depth, self.shape.requests, self.truncation)
         self.beams.choose(self.shape.requests, self.shape.gamma, self.draft_tokens)
         return self.draft_tokens
 

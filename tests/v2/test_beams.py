@@ -11,7 +11,7 @@ from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.warp import WarpParameters, warp
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.runners.v2 import beams as device_beams
-from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, any_truncates
+from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
 
 VOCAB, BEAM_WIDTH, GAMMA = 120, 4, 3
 PARAMS = [
@@ -42,7 +42,7 @@ def logits(device):
     return [(torch.randn(n, VOCAB, generator=generator) * 3).to(device) for n in rows]
 
 
-def draft(states: SamplingStates, logits: list[torch.Tensor], truncates: bool):
+def draft(states: SamplingStates, logits: list[torch.Tensor], truncation: Truncation):
     """(tokens, log q) `[num_reqs, gamma]`; the model's hidden states stand for its logits."""
     device = logits[0].device
     in_batch_order = torch.tensor(STATES + [-1] * (MAX_REQS - len(STATES)), device=device)
@@ -51,14 +51,14 @@ def draft(states: SamplingStates, logits: list[torch.Tensor], truncates: bool):
     requests.copy_truncation(states)
     beams = DraftBeams(MTADOptions(GAMMA, BEAM_WIDTH), MAX_REQS, VOCAB, requests, window=1000)
     for depth, rows in enumerate(logits):
-        beams.step(rows, lambda hidden: hidden.clone(), depth, len(STATES), truncates)
+        beams.step(rows, lambda hidden: hidden.clone(), depth, len(STATES), truncation)
     tokens = torch.zeros(MAX_REQS, GAMMA, dtype=torch.int64, device=device)
     beams.choose(len(STATES), GAMMA, tokens)
     return tokens[: len(STATES)], beams.log_q[STATES]
 
 
 def test_every_request_is_warped_with_its_own_parameters(sampling_states, logits):
-    tokens, log_q = draft(sampling_states, logits, truncates=True)
+    tokens, log_q = draft(sampling_states, logits, Truncation.ANY)
     device = tokens.device
     temperature = torch.tensor([p.temperature for p in PARAMS])
     parameters = WarpParameters.build(
@@ -80,16 +80,57 @@ def test_every_request_is_warped_with_its_own_parameters(sampling_states, logits
     torch.testing.assert_close(log_q, expected_log_q, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("truncates", [False, True])
+@pytest.mark.parametrize("truncation", [Truncation.NONE, Truncation.NO_TOP_K, Truncation.ANY])
 @pytest.mark.parametrize("most", [1, 5, 12])
-def test_logits_in_pieces_give_the_same(sampling_states, logits, truncates, most, monkeypatch):
-    expected = draft(sampling_states, logits, truncates)
+def test_logits_in_pieces_give_the_same(sampling_states, logits, truncation, most, monkeypatch):
+    expected = draft(sampling_states, logits, truncation)
     monkeypatch.setattr(device_beams, "MAX_LOGITS_ROWS", most)
-    for got, wanted in zip(draft(sampling_states, logits, truncates), expected):
+    monkeypatch.setattr(device_beams, "MAX_SWEPT_ROWS", 4)
+    for got, wanted in zip(draft(sampling_states, logits, truncation), expected):
         assert torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize(("index", "truncates"), list(enumerate([True, True, True, False, True, False])))
-def test_the_host_knows_whether_a_batch_truncates(sampling_states, index, truncates):
-    assert any_truncates(sampling_states, np.array([STATES[index]])) is truncates
-    assert any_truncates(sampling_states, np.array(STATES))
+SMALL_TOP_K = [0, 3, 4, 5]
+
+
+def only(states: SamplingStates, some: list[int]) -> SamplingStates:
+    """`states` in which all requests but these ask for no truncation."""
+    for i, state in enumerate(STATES):
+        if i not in some:
+            states.add_request(state, SamplingParams(temperature=PARAMS[i].temperature, seed=PARAMS[i].seed))
+    states.apply_staged_writes()
+    return states
+
+
+@pytest.mark.parametrize("most", [4, 256])
+def test_one_pass_gives_what_vllms_sweep_gives(sampling_states, logits, most, monkeypatch):
+    monkeypatch.setattr(device_beams, "MAX_LOGITS_ROWS", most)
+    states = only(sampling_states, SMALL_TOP_K)
+    assert Truncation.of(states, np.array(STATES)) is Truncation.SMALL_TOP_K
+    tokens, log_q = draft(states, logits, Truncation.SMALL_TOP_K)
+    expected_tokens, expected_log_q = draft(states, logits, Truncation.ANY)
+    assert torch.equal(tokens, expected_tokens)
+    torch.testing.assert_close(log_q, expected_log_q, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("some", "truncation"),
+    [
+        ([0], Truncation.SMALL_TOP_K),
+        ([1], Truncation.NO_TOP_K),
+        ([2], Truncation.NO_TOP_K),
+        ([3], Truncation.NONE),
+        ([4], Truncation.SMALL_TOP_K),
+        ([5], Truncation.NONE),
+        ([0, 4, 5], Truncation.SMALL_TOP_K),
+        ([1, 2, 3], Truncation.NO_TOP_K),
+        ([0, 1], Truncation.ANY),
+    ],
+)
+def test_the_host_knows_what_truncation_a_batch_asks_for(sampling_states, some, truncation):
+    assert Truncation.of(sampling_states, np.array([STATES[i] for i in some])) is truncation
+
+
+def test_a_large_top_k_is_swept(sampling_states):
+    sampling_states.add_request(STATES[0], SamplingParams(temperature=1.0, top_k=65))
+    assert Truncation.of(sampling_states, np.array(STATES[:1])) is Truncation.ANY

@@ -34,6 +34,7 @@ def sampled(**values) -> SamplingParams:
 
 REQUESTS = {
     "greedy": [greedy()] * 4,
+    "small_top_k": [sampled(seed=1, top_k=20), sampled(seed=2, top_k=5, top_p=0.8), greedy(), sampled(seed=3)],
     "truncated": [sampled(seed=1, top_k=20), sampled(seed=2, top_p=0.8), sampled(seed=3, min_p=0.02), greedy()],
     "not_truncated": [sampled(seed=4), sampled(seed=5), greedy(), sampled(seed=6)],
 }
@@ -179,7 +180,7 @@ def test_replays_give_the_same_tokens(runner_and_llm, eager, replayed, name):
 def test_graphs_of_every_kind_were_replayed(replayed):
     beams = {d for d in replayed if isinstance(d, graphs.BeamBatchDescriptor)}
     assert {(d.num_reqs, d.num_speculative_tokens) for d in beams} == {(2, 3), (4, 1)}
-    assert {d.truncates for d in beams} == {True, False}
+    assert {d.truncation for d in beams} == set(graphs.GRAPHED_TRUNCATIONS)
     first_passes = {(d.num_reqs, d.uniform_token_count) for d in replayed - beams}
     # Batches without drafts have 2 tokens a request (the target's row and its newest), and are replayed too.
     assert {tokens for _, tokens in first_passes} == {2, 3, 5}

@@ -36,12 +36,15 @@ def main() -> None:
 def call_every_wrapper(dtype: torch.dtype) -> None:
     from tests.v2.kernels.test_acceptance import RAGGED, Step
     from tests.v2.kernels.test_beam_attention import Case
-    from tests.v2.kernels.test_beams import make_round
+    from tests.v2.kernels.test_beams import limits, make_round
 
     cpu = torch.device("cpu")
     for options in ({}, {"lossless": False, "draw": False, "is_warped": True}):
         batch, logits = make_round(cpu, 2, 4, 4, vocab_size=9000, dtype=dtype, **options)
         batch.run(logits, check=False)
+    batch, logits = make_round(cpu, 2, 4, 4, vocab_size=9000, dtype=dtype)
+    batch.limits = limits(cpu, len(batch.temperature), 9000, top_p=0.9)
+    batch.run(logits, check=False)
     batch, logits = make_round(cpu, 1, 1, 1, vocab_size=300, dtype=dtype)
     batch.run(logits, check=False)
     Case(cpu, [40], beam_width=1, depth=0, heads=(1, 1), dtype=dtype).run(splits=1, upcast=False)

@@ -1,5 +1,6 @@
 """A beam step of the kernels against `algorithm.beams`, which shares no code with them."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -8,10 +9,30 @@ import torch
 from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.warp import WarpParameters, warp
-from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates, beam_candidates
+from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates, TopLogits, beam_candidates
 from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
+from vllm_mtad.runners.v2.kernels.truncation import truncate
 
 NO_LIMIT = 1 << 30
+
+
+@dataclass
+class Limits:
+    """Top-k, top-p and min-p by request state."""
+
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    min_p: torch.Tensor
+
+    def cut(self, row: torch.Tensor, state: int) -> torch.Tensor:
+        """`row` `[vocab]` of scaled logits, -inf where cut. Of equal logits the lower token ids come first."""
+        top_k, top_p, min_p = (float(values[state]) for values in (self.top_k, self.top_p, self.min_p))
+        order = sorted(range(len(row)), key=lambda token: (-float(row[token]), token))
+        kept = [t for t in order[: int(top_k)] if min_p == 0 or row[t] >= row.max() + math.log(min_p)]
+        weights = [math.exp(float(row[t] - row.max())) for t in kept]
+        if top_p < 1:
+            kept = [t for i, t in enumerate(kept) if sum(weights[:i]) < top_p * sum(weights)]
+        return torch.full_like(row, -torch.inf).index_copy_(0, (at := torch.tensor(kept, device=row.device)), row[at])
 
 
 @dataclass
@@ -29,11 +50,13 @@ class Round:
     lossless: bool = True
     block: int | None = None
     is_warped: bool = False
+    limits: Limits | None = None
 
     def run(self, logits: list[torch.Tensor], window: int = NO_LIMIT, check: bool = True):
         """(draft tokens, log q by batch row, histories after each step) of `logits`, one tensor a step."""
         device, num_reqs, slots = self.states.device, len(self.states), len(self.temperature)
         out = Candidates.allocate(num_reqs * self.beam_width, self.vocab_size, self.beam_width, device, self.block)
+        top_logits, limits = TopLogits.allocate(num_reqs * self.beam_width, out), self.limits
         ids = torch.full((num_reqs * self.beam_width,), 7, dtype=torch.int32, device=device)
         histories = [BeamHistory.allocate(num_reqs, self.beam_width, self.gamma, device)]
         for depth, rows in enumerate(logits):
@@ -49,7 +72,25 @@ class Round:
                 width=width,
                 is_warped=self.is_warped,
                 draw=self.draw,
+                top_k=limits and limits.top_k,
+                top_logits=limits and top_logits,
             )
+            if limits is not None:
+                truncate(
+                    top_logits,
+                    self.states,
+                    self.roots,
+                    self.temperature,
+                    self.seeds,
+                    limits.top_k,
+                    limits.top_p,
+                    limits.min_p,
+                    out.rows(slice(len(rows))),
+                    vocab_size=self.vocab_size,
+                    depth=depth,
+                    width=width,
+                    draw=self.draw,
+                )
             histories.append(BeamHistory.allocate(num_reqs, self.beam_width, self.gamma, device))
             select_beams(
                 out,
@@ -80,7 +121,11 @@ class Round:
             width = 1 if depth == 0 else self.beam_width
             rows = rows.float().view(len(self.states), width, -1)[real].flatten(0, 1).clone()
             by_row = temperature.repeat_interleave(width)
-            if self.is_warped:
+            if self.limits is not None:
+                rows = rows / torch.where(by_row > 0, by_row, 1.0)[:, None]
+                by_state = states.repeat_interleave(width).tolist()
+                rows = torch.stack([self.limits.cut(row, state) for row, state in zip(rows, by_state)])
+            if self.is_warped or self.limits is not None:
                 by_row = torch.where(by_row > 0, 1.0, by_row)
             draft = warp(rows, WarpParameters.build(by_row, self.vocab_size, greedy_as_joint=joint))
             keys = draft_keys(root_keys(seeds, self.roots[real]), depth)
@@ -156,6 +201,52 @@ def test_strided_logits(device):
     for target, rows in zip(wide, logits):
         target[:, :100] = rows
     assert_equal(batch, [target[:, :100] for target in wide])
+
+
+TOP_K = [1, 7, 10, 64, 2, 3]
+
+
+def limits(device, slots, vocab_size, top_p=1.0, min_p=0.0):
+    """Every second state has limits; the others ask for none."""
+    cut = torch.arange(slots) % 2 == 0
+    top_k = torch.where(cut, torch.tensor(TOP_K * 3)[:slots], vocab_size).int()
+    top_p, min_p = torch.where(cut, top_p, 1.0).float(), torch.where(cut, min_p, 0.0).float()
+    return Limits(top_k.to(device), top_p.to(device), min_p.to(device))
+
+
+@pytest.mark.parametrize("beam_width", [1, 4, 8])
+@pytest.mark.parametrize(("top_p", "min_p"), [(1.0, 0.0), (0.9, 0.0), (0.5, 0.0), (1.0, 0.1), (0.8, 0.05)])
+def test_a_small_top_k_is_cut_and_drawn_in_one_pass(device, beam_width, top_p, min_p):
+    """Requests with and without limits in one batch; several vocabulary blocks."""
+    batch, logits = make_round(device, 6, beam_width, 3, vocab_size=300, block=128)
+    batch.limits = limits(device, len(batch.temperature), 300, top_p, min_p)
+    assert_equal(batch, logits)
+
+
+@pytest.mark.parametrize("options", [{"draw": False}, {"lossless": False}, {"vocab_size": 40}, {"vocab_size": 5}])
+def test_a_small_top_k_with(device, options):
+    batch, logits = make_round(device, 6, 4, 3, **({"vocab_size": 200} | options))
+    batch.limits = limits(device, len(batch.temperature), batch.vocab_size, 0.9)
+    assert_equal(batch, logits)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_of_equal_logits_at_the_cut_those_of_lower_token_ids_stay(device, top_p):
+    """Logits of few values: every cut goes through many that are equal."""
+    batch, logits = make_round(device, 6, 4, 2, vocab_size=300, block=64)
+    batch.limits = limits(device, len(batch.temperature), 300, top_p)
+    assert_equal(batch, [rows.round() for rows in logits])
+
+
+def test_a_row_of_nan_has_no_children_with_a_small_top_k_either(device):
+    batch, logits = make_round(device, 6, 4, 2, vocab_size=50)
+    batch.limits = limits(device, len(batch.temperature), 50, 0.9)
+    batch.limits.top_k.clamp_(max=10)
+    logits[1].view(6, 4, -1)[:, 1, 7] = torch.nan
+    _, _, histories = batch.run(logits)
+    live = histories[1].scores > -torch.inf
+    assert live.any(1).all()
+    assert not (histories[1].ancestry[:, :, 0] == 1)[live].any()
 
 
 def test_pairs_without_mass_leave_dead_slots_which_the_next_step_refills(device):

@@ -1,12 +1,13 @@
 """The beams of a drafting round on the device: persistent tensors, and the launches that grow them.
 
-A step costs two launches over `[rows, vocab]` and `[num_reqs]`, and what vLLM's truncation costs where a request asks
-for top-k, top-p or min-p. Nothing is allocated per step but the logits and their truncated copy.
+A step costs two launches, over `[rows, vocab]` and `[num_reqs]`. Small top-k's cost one more, over `[rows]`; other
+truncation costs what vLLM's costs. Nothing is allocated per step but the logits and their truncated copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,37 @@ from vllm.v1.worker.gpu.sample.min_p import apply_min_p
 from vllm.v1.worker.gpu.sample.states import SamplingStates
 
 from vllm_mtad.config.options import MTADOptions
-from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates, beam_candidates
+from vllm_mtad.runners.v2.kernels.beam_candidates import MAX_TOP_K, Candidates, TopLogits, beam_candidates
 from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
+from vllm_mtad.runners.v2.kernels.truncation import truncate
 
 MAX_LOGITS_ROWS = 256
 """Rows of logits at a time: a graph holds them for life (66 MB in bfloat16 at 128,256 tokens), and more save little."""
+MAX_SWEPT_ROWS = 64
+"""Rows that vLLM truncates at a time: for more, it gives up its parallel search for the nucleus."""
+
+
+class Truncation(enum.Enum):
+    """What a batch asks for, and so which kernels a beam step needs. The host knows."""
+
+    NONE = enum.auto()
+    SMALL_TOP_K = enum.auto()
+    """Who asks for top-p or min-p asks for a top-k of at most `MAX_TOP_K` too: one pass over the logits."""
+    NO_TOP_K = enum.auto()
+    """Top-p or min-p alone: vLLM's sweeps over a float32 copy of the logits."""
+    ANY = enum.auto()
+
+    @classmethod
+    def of(cls, states: SamplingStates, requests: np.ndarray) -> Truncation:
+        """Of the batch whose request states are `requests`, int `[num_reqs]`."""
+        top_k, top_p, min_p = (tensor.np[requests] for tensor in (states.top_k, states.top_p, states.min_p))
+        has_top_k = top_k != states.vocab_size
+        truncates = has_top_k | (top_p != 1.0) | (min_p != 0.0)
+        if not truncates.any():
+            return cls.NONE
+        if (top_k[truncates] <= MAX_TOP_K).all():
+            return cls.SMALL_TOP_K
+        return cls.ANY if has_top_k.any() else cls.NO_TOP_K
 
 
 @dataclass(frozen=True)
@@ -53,12 +80,6 @@ class DraftRequests:
             own.copy_(theirs.gpu, non_blocking=True)
 
 
-def any_truncates(states: SamplingStates, requests: np.ndarray) -> bool:
-    """Whether a request of the batch asks for top-k, top-p or min-p. The host knows."""
-    top_k, top_p, min_p = (tensor.np[requests] for tensor in (states.top_k, states.top_p, states.min_p))
-    return bool(np.any(top_k != states.vocab_size) or np.any(top_p != 1.0) or np.any(min_p != 0.0))
-
-
 class DraftBeams:
     """Grows `beam_width` beams for up to `max_num_reqs` requests.
 
@@ -74,6 +95,7 @@ class DraftBeams:
         self._options, self._requests, self._window = options, requests, window
         beam_width, gamma = options.beam_width, options.num_speculative_tokens
         self._candidates = Candidates.allocate(max_num_reqs * beam_width, vocab_size, beam_width, device)
+        self._top_logits = TopLogits.allocate(min(max_num_reqs * beam_width, MAX_LOGITS_ROWS), self._candidates)
         # A step reads one and writes the other.
         self._history = [BeamHistory.allocate(max_num_reqs, beam_width, gamma, device) for _ in range(2)]
         self.input_ids = torch.zeros(max_num_reqs * beam_width, dtype=torch.int32, device=device)
@@ -85,7 +107,7 @@ class DraftBeams:
         compute_logits: Callable[[torch.Tensor], torch.Tensor],
         depth: int,
         num_reqs: int,
-        truncates: bool,
+        truncation: Truncation,
     ) -> None:
         """One beam step.
 
@@ -93,49 +115,75 @@ class DraftBeams:
             hidden: of the draft model, `[num_reqs, hidden]` at depth 0, then `[num_reqs * beam_width, hidden]`.
             compute_logits: gives `[rows, vocab]` of `[rows, hidden]`.
             depth: tokens that the beams have already.
-            truncates: whether any request asks for top-k, top-p or min-p.
+            truncation: of the batch, or of any batch that asks for more.
         """
-        requests, options = self._requests, self._options
-        states = requests.states[:num_reqs]
-        width = 1 if depth == 0 else options.beam_width
-        at_a_time = max(1, MAX_LOGITS_ROWS // width)
-        for first in range(0, num_reqs, at_a_time):
-            some = slice(first, min(first + at_a_time, num_reqs))
-            rows = slice(some.start * width, some.stop * width)
-            logits = compute_logits(hidden[rows])
-            if truncates:
-                logits = self._warp(logits, states[some].clamp(min=0).repeat_interleave(width, output_size=len(logits)))
-            beam_candidates(
-                logits,
-                states[some],
-                requests.root_positions[some],
-                requests.temperature,
-                requests.seeds,
-                self._candidates.rows(rows),
-                depth=depth,
-                width=width,
-                is_warped=truncates,
-                draw=options.draft_sampling == "beam_sample",
-            )
+        width = 1 if depth == 0 else self._options.beam_width
+        for some in _pieces(0, num_reqs, MAX_LOGITS_ROWS // width):
+            logits = compute_logits(hidden[some.start * width : some.stop * width])
+            if truncation in (Truncation.NONE, Truncation.SMALL_TOP_K):
+                self._candidates_of(logits, some, depth, width, truncation)
+                continue
+            for few in _pieces(some.start, some.stop, MAX_SWEPT_ROWS // width):
+                rows = slice((few.start - some.start) * width, (few.stop - some.start) * width)
+                warped = self._warp(logits[rows], few, width, uses_top_k=truncation is Truncation.ANY)
+                self._candidates_of(warped, few, depth, width, truncation)
         select_beams(
             self._candidates,
-            states,
-            requests.temperature,
+            self._requests.states[:num_reqs],
+            self._requests.temperature,
             before=self._history[depth % 2],
             after=self._history[1 - depth % 2],
             input_ids=self.input_ids,
             depth=depth,
             width=width,
-            lossless=options.greedy == "lossless",
+            lossless=self._options.greedy == "lossless",
         )
 
-    def _warp(self, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """As vLLM's V2 sampler warps the target, with its functions; `states` int64 `[rows]`."""
+    def _candidates_of(self, logits: torch.Tensor, some: slice, depth: int, width: int, truncation: Truncation) -> None:
+        """Candidates of the beams of the requests `some`, whose logits these are."""
+        requests, draw = self._requests, self._options.draft_sampling == "beam_sample"
+        states, roots = requests.states[some], requests.root_positions[some]
+        out = self._candidates.rows(slice(some.start * width, some.stop * width))
+        is_small = truncation is Truncation.SMALL_TOP_K
+        beam_candidates(
+            logits,
+            states,
+            roots,
+            requests.temperature,
+            requests.seeds,
+            out,
+            depth=depth,
+            width=width,
+            is_warped=truncation in (Truncation.NO_TOP_K, Truncation.ANY),
+            draw=draw,
+            top_k=requests.top_k if is_small else None,
+            top_logits=self._top_logits if is_small else None,
+        )
+        if is_small:
+            truncate(
+                self._top_logits,
+                states,
+                roots,
+                requests.temperature,
+                requests.seeds,
+                requests.top_k,
+                requests.top_p,
+                requests.min_p,
+                out,
+                vocab_size=logits.shape[1],
+                depth=depth,
+                width=width,
+                draw=draw,
+            )
+
+    def _warp(self, logits: torch.Tensor, some: slice, width: int, *, uses_top_k: bool) -> torch.Tensor:
+        """As vLLM's V2 sampler warps the target, with its functions: `[rows, vocab]` of the requests `some`."""
         requests = self._requests
+        states = requests.states[some].clamp(min=0).repeat_interleave(width, output_size=len(logits))
         logits = torch.empty_like(logits, dtype=torch.float32).copy_(logits)
         apply_temperature(logits, states, requests.temperature)
         apply_min_p(logits, states, requests.min_p)
-        return apply_top_k_top_p(logits, requests.top_k[states], requests.top_p[states])
+        return apply_top_k_top_p(logits, requests.top_k[states] if uses_top_k else None, requests.top_p[states])
 
     def ancestry(self, depth: int) -> torch.Tensor:
         """int32 `[max_num_reqs, beam_width, gamma]` of the beams that have `depth` tokens."""
@@ -152,3 +200,9 @@ class DraftBeams:
             num_drafts=num_drafts,
             window=self._window,
         )
+
+
+def _pieces(start: int, stop: int, at_a_time: int) -> Iterator[slice]:
+    """Slices of at most so many (but at least one) from `start` to `stop`."""
+    step = max(1, at_a_time)
+    return (slice(first, min(first + step, stop)) for first in range(start, stop, step))

@@ -16,16 +16,20 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
+from vllm_mtad.runners.v2.beams import Truncation
+
 MAX_GRAPHED_REQUESTS = 256
 """Larger batches compute for longer than it takes to launch them."""
+GRAPHED_TRUNCATIONS = (Truncation.ANY, Truncation.SMALL_TOP_K, Truncation.NONE)
+"""The largest memory first. What asks for less than `ANY` and has no graphs of its own takes those of `ANY`."""
 
 
 @dataclass(frozen=True)
 class BeamBatchDescriptor(BatchExecutionDescriptor):
-    """A beam loop: `num_reqs` padded requests, a draft length, and whether top-k, top-p or min-p is asked for."""
+    """A beam loop: `num_reqs` padded requests, a draft length, and what truncation it does."""
 
     num_speculative_tokens: int = 0
-    truncates: bool = False
+    truncation: Truncation = Truncation.NONE
 
 
 def request_buckets(max_num_reqs: int) -> list[int]:
@@ -103,7 +107,7 @@ class FirstPassGraphManager(_BucketedGraphManager):
 
 
 class BeamGraphManager(_BucketedGraphManager):
-    """Graphs of the beam loop, by request bucket, draft length and whether drafts are truncated."""
+    """Graphs of the beam loop, by request bucket, draft length and truncation."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, beam_width: int) -> None:
         super().__init__(vllm_config, device, mode, beam_width)
@@ -112,26 +116,27 @@ class BeamGraphManager(_BucketedGraphManager):
         schedule = schedule_of(self.vllm_config)
         self._to_capture(
             [
-                self._descriptor(num_reqs, length, truncates)
+                self._descriptor(num_reqs, length, truncation)
                 for below, num_reqs in reversed(list(zip([0, *self._buckets], self._buckets)))
                 for length in sorted(set(schedule[below + 1 : num_reqs + 1]) - {0}, reverse=True)
-                for truncates in (True, False)
+                for truncation in GRAPHED_TRUNCATIONS
             ]
         )
 
-    def _descriptor(self, num_reqs: int, num_speculative_tokens: int, truncates: bool) -> BeamBatchDescriptor:
+    def _descriptor(self, num_reqs: int, num_speculative_tokens: int, truncation: Truncation) -> BeamBatchDescriptor:
         return BeamBatchDescriptor(
             cg_mode=CUDAGraphMode.FULL,
             num_tokens=num_reqs * self.decode_query_len,
             num_reqs=num_reqs,
             uniform_token_count=self.decode_query_len,
             num_speculative_tokens=num_speculative_tokens,
-            truncates=truncates,
+            truncation=truncation,
         )
 
-    def find(self, num_reqs: int, num_speculative_tokens: int, truncates: bool) -> BeamBatchDescriptor | None:
+    def find(self, num_reqs: int, num_speculative_tokens: int, truncation: Truncation) -> BeamBatchDescriptor | None:
         """The smallest captured graph that holds the batch."""
         if (bucket := self._bucket(num_reqs)) is None:
             return None
-        descriptor = self._descriptor(bucket, num_speculative_tokens, truncates)
+        graphed = truncation if truncation in GRAPHED_TRUNCATIONS else Truncation.ANY
+        descriptor = self._descriptor(bucket, num_speculative_tokens, graphed)
         return descriptor if descriptor in self.graphs else None

@@ -32,7 +32,7 @@ from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneAR
 from vllm.v1.worker.utils import get_uniform_decode_token_count
 
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, check_layer, check_page_layout
-from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, any_truncates
+from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
@@ -152,23 +152,25 @@ class MTADSpeculator(StandaloneARSpeculator):
         attend = not (dummy_run and skip_attn_for_dummy_run)
         # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
-        # Profiling runs with the larger memory of the two.
-        truncates = num_drafts > 0 and (is_profile or self._copy_truncation(input_batch.idx_mapping_np))
+        truncation = Truncation.NONE
+        if num_drafts > 0:
+            # Profiling runs with the largest memory.
+            truncation = Truncation.ANY if is_profile else self._copy_truncation(input_batch.idx_mapping_np)
         self._first_pass(input_batch, num_rejected, last_sampled, attend)
         if num_drafts > 0:
             graphs = self.beam_graphs if attend else None
-            if graphs is not None and (descriptor := graphs.find(num_reqs, num_drafts, truncates)):
+            if graphs is not None and (descriptor := graphs.find(num_reqs, num_drafts, truncation)):
                 graphs.run_fullgraph(descriptor)
             else:
-                self._beam_loop(num_reqs, num_drafts, truncates, attend)
+                self._beam_loop(num_reqs, num_drafts, truncation, attend)
         return self.draft_tokens[:num_reqs]
 
-    def _copy_truncation(self, requests: np.ndarray) -> bool:
+    def _copy_truncation(self, requests: np.ndarray) -> Truncation:
         assert self.sampling_states is not None, "the runner has not handed over its sampling states"
-        truncates = any_truncates(self.sampling_states, requests)
-        if truncates:
+        truncation = Truncation.of(self.sampling_states, requests)
+        if truncation is not Truncation.NONE:
             self.requests.copy_truncation(self.sampling_states)
-        return truncates
+        return truncation
 
     def _first_pass(
         self, input_batch: InputBatch, num_rejected: torch.Tensor, last_sampled: torch.Tensor, attend: bool
@@ -262,13 +264,13 @@ class MTADSpeculator(StandaloneARSpeculator):
         )
         self.first_hidden[:num_reqs] = hidden[self.last_token_indices[:num_reqs]]
 
-    def _beam_loop(self, num_reqs: int, num_drafts: int, truncates: bool, attend: bool = True) -> None:
+    def _beam_loop(self, num_reqs: int, num_drafts: int, truncation: Truncation, attend: bool = True) -> None:
         """From `first_hidden` to the chosen drafts; every tensor that it reads is persistent."""
         states, roots = self.requests.states[:num_reqs], self.requests.root_positions[:num_reqs]
         last_positions = self.expanded_positions[self.last_token_indices[:num_reqs]]
         roots.copy_(torch.where(states >= 0, last_positions, -1))
         self.prefix_lens[:num_reqs] = roots + 1
-        self.beams.step(self.first_hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncates)
+        self.beams.step(self.first_hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncation)
         rows = num_reqs * self.beam_width
         passes = self._beam_metadata(num_reqs, num_drafts) if attend else [None] * (num_drafts - 1)
         for depth, metadata in enumerate(passes, start=1):
@@ -280,7 +282,7 @@ class MTADSpeculator(StandaloneARSpeculator):
                 None,  # no slots: a beam writes nothing into the paged cache
                 None,
             )
-            self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncates)
+            self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncation)
         self.beams.choose(num_reqs, num_drafts, self.draft_tokens)
 
     def _beam_metadata(self, num_reqs: int, num_drafts: int) -> list[dict[str, Any] | None]:
@@ -345,6 +347,6 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     def _capture_beam_loop(self, descriptor: BatchExecutionDescriptor, warmup: bool) -> Callable[[CUDAGraphMode], None]:
         assert isinstance(descriptor, BeamBatchDescriptor)
-        num_reqs, drafts, truncates = descriptor.num_reqs, descriptor.num_speculative_tokens, descriptor.truncates
+        num_reqs, drafts, truncation = descriptor.num_reqs, descriptor.num_speculative_tokens, descriptor.truncation
         assert num_reqs is not None
-        return lambda mode: self._beam_loop(num_reqs, drafts, truncates)
+        return lambda mode: self._beam_loop(num_reqs, drafts, truncation)

@@ -1,6 +1,7 @@
 """A beam step, part two: of all beams' candidates, the `beam_width` best become the beams; and the choice of the draft.
 
-One program a request. A beam's weight is kept as the sum of its log q; a dead slot weighs -inf, and so do its children.
+One program a request, which owns that request's beams in all outputs. A beam's weight is kept as the sum of its log q;
+a dead slot weighs -inf, and so do its children.
 """
 
 from dataclasses import dataclass
@@ -15,15 +16,22 @@ _MANY_CANDIDATES = 2048
 
 
 @triton.jit
-def _row_normaliser(max_ptr, sum_ptr, row, num_blocks, BLOCKS: tl.constexpr):
-    """Logarithm of a row's mass, from its blocks' parts."""
+def _log_mass(max_ptr, sum_ptr, row, is_row, num_blocks, BLOCKS: tl.constexpr):
+    """Logarithm of the mass of each of `row`, from its blocks' parts."""
     block = tl.arange(0, BLOCKS)
-    mask = block < num_blocks
-    maxima = tl.load(max_ptr + row * num_blocks + block, mask=mask, other=float("-inf"))
-    sums = tl.load(sum_ptr + row * num_blocks + block, mask=mask, other=0.0)
-    largest = tl.max(maxima, axis=0)
-    scaled = tl.where(maxima > float("-inf"), sums * tl.exp(maxima - largest), 0.0)
-    return largest + tl.log(tl.sum(scaled, axis=0))
+    at = row[:, None] * num_blocks + block[None, :]
+    mask = is_row[:, None] & (block < num_blocks)[None, :]
+    maxima = tl.load(max_ptr + at, mask=mask, other=float("-inf"))
+    sums = tl.load(sum_ptr + at, mask=mask, other=0.0)
+    largest = tl.max(maxima, axis=1)
+    scaled = tl.where(maxima > float("-inf"), sums * tl.exp(maxima - largest[:, None]), 0.0)
+    return largest + tl.log(tl.sum(scaled, axis=1))
+
+
+@triton.jit
+def _of_parent(values, parent, beam):
+    """`values[parent]`, of values by beam."""
+    return tl.sum(tl.where(parent[:, None] == beam[None, :], values[None, :], 0.0), axis=1)
 
 
 @triton.jit
@@ -56,8 +64,10 @@ def _beam_selection_kernel(
     WIDTH: tl.constexpr,
     BEAM_WIDTH: tl.constexpr,
     GAMMA: tl.constexpr,
+    WIDTHS: tl.constexpr,
+    BEAMS: tl.constexpr,
     HISTORY: tl.constexpr,
-    CANDIDATES: tl.constexpr,
+    PER_BEAM: tl.constexpr,
     BLOCKS: tl.constexpr,
     LOSSLESS: tl.constexpr,
 ):
@@ -67,49 +77,56 @@ def _beam_selection_kernel(
     temperature = tl.load(temperature_ptr + request, mask=is_real, other=0.0).to(tl.float32)
     one_hot = (temperature == 0.0) & LOSSLESS
 
+    beam, rank = tl.arange(0, WIDTHS), tl.arange(0, PER_BEAM)
+    is_beam = (beam < WIDTH) & is_real
+    log_mass = _log_mass(max_ptr, sum_ptr, row * WIDTH + beam, is_beam, num_blocks, BLOCKS)
+    score = tl.zeros([WIDTHS], tl.float32)
+    if DEPTH > 0:
+        score = tl.load(score_in_ptr + row * BEAM_WIDTH + beam, mask=is_beam, other=float("-inf"))
     per_beam = num_blocks * BEAM_WIDTH
-    candidate = tl.arange(0, CANDIDATES)
-    mask = (candidate < WIDTH * per_beam) & is_real
-    beam = tl.minimum(candidate // per_beam, WIDTH - 1)
-    log_mass = tl.zeros([CANDIDATES], tl.float32)
-    score = tl.zeros([CANDIDATES], tl.float32)
-    for i in tl.static_range(WIDTH):
-        normaliser = _row_normaliser(max_ptr, sum_ptr, row * WIDTH + i, num_blocks, BLOCKS)
-        log_mass = tl.where(beam == i, normaliser, log_mass)
-        if DEPTH > 0:
-            score = tl.where(beam == i, tl.load(score_in_ptr + row * BEAM_WIDTH + i), score)
-    first = row * WIDTH * per_beam
-    key = tl.load(keys_ptr + first + candidate, mask=mask, other=float("-inf"))
-    log_q = tl.load(logit_ptr + first + candidate, mask=mask, other=float("-inf"))
-    token = tl.load(token_ptr + first + candidate, mask=mask, other=0)
-    # A one-hot row has all its mass on the first of its largest logits; one beam lives. A row of NaN has no children.
-    log_q = tl.where(one_hot, 0.0, log_q - log_mass)
-    has_mass = mask & (key > float("-inf")) & (log_mass == log_mass)
-    key = tl.where(has_mass, key - log_mass + score, float("-inf"))
+    at = ((row * WIDTH + beam) * per_beam)[:, None] + rank[None, :]
+    mask = is_beam[:, None] & (rank < per_beam)[None, :]
+    key = tl.load(keys_ptr + at, mask=mask, other=float("-inf"))
+    # A row of NaN has no children.
+    has_mass = (key > float("-inf")) & (log_mass == log_mass)[:, None]
+    key = tl.where(has_mass, key - log_mass[:, None] + score[:, None], float("-inf"))
+
+    # Candidates stand in the order of (beam, token), so of equal keys the lower beam comes first.
+    key = tl.reshape(key, [WIDTHS * PER_BEAM])
+    candidate, slot = tl.arange(0, WIDTHS * PER_BEAM), tl.arange(0, BEAMS)
+    chosen = tl.zeros([BEAMS], tl.int32)
+    best = tl.full([BEAMS], float("-inf"), tl.float32)
+    for i in tl.static_range(BEAM_WIDTH):
+        value, column = tl.max(key, axis=0, return_indices=True)
+        chosen = tl.where(slot == i, column, chosen)
+        best = tl.where(slot == i, value, best)
+        # A one-hot row has all its mass on the first of its largest logits; one beam lives.
+        key = tl.where((candidate == column) | one_hot, float("-inf"), key)
+
+    is_slot, is_live = slot < BEAM_WIDTH, best > float("-inf")
+    parent = tl.where(is_live, chosen // PER_BEAM, 0)
+    at = (row * WIDTH + parent) * per_beam + chosen % PER_BEAM
+    token = tl.load(token_ptr + at, mask=is_live, other=0)
+    log_q = tl.load(logit_ptr + at, mask=is_live, other=float("-inf"))
+    log_q = tl.where(one_hot, 0.0, log_q - _of_parent(log_mass, parent, beam))
+    log_q = tl.where(is_live, log_q, float("-inf"))
+    new_score = tl.where(is_live, _of_parent(score, parent, beam) + log_q, float("-inf"))
+    out = row * BEAM_WIDTH + slot
+    tl.store(score_out_ptr + out, new_score, mask=is_slot)
+    tl.store(input_ids_ptr + out, token, mask=is_slot)
 
     depth = tl.arange(0, HISTORY)
-    for i in tl.static_range(BEAM_WIDTH):
-        # Candidates stand in the order of (beam, token), so of equal keys the lower beam comes first.
-        best, column = tl.max(key, axis=0, return_indices=True)
-        chosen = candidate == column
-        key = tl.where(chosen | one_hot, float("-inf"), key)
-        is_live = best > float("-inf")
-        parent = tl.where(is_live, tl.sum(tl.where(chosen, beam, 0), axis=0), 0)
-        new_token = tl.where(is_live, tl.sum(tl.where(chosen, token, 0), axis=0), 0)
-        own_log_q = tl.where(is_live, tl.sum(tl.where(chosen, log_q, 0.0), axis=0), float("-inf"))
-        new_score = tl.where(is_live, tl.sum(tl.where(chosen, score, 0.0), axis=0) + own_log_q, float("-inf"))
-
-        source = (row * BEAM_WIDTH + parent) * GAMMA + depth
-        target = (row * BEAM_WIDTH + i) * GAMMA + depth
-        is_old, is_new = depth < DEPTH, depth == DEPTH
-        old_tokens = tl.load(tokens_in_ptr + source, mask=is_old, other=0)
-        old_log_q = tl.load(log_q_in_ptr + source, mask=is_old, other=0.0)
-        old_ancestry = tl.load(ancestry_in_ptr + source, mask=is_old, other=0)
-        tl.store(tokens_out_ptr + target, tl.where(is_new, new_token, old_tokens), mask=is_old | is_new)
-        tl.store(log_q_out_ptr + target, tl.where(is_new, own_log_q, old_log_q), mask=is_old | is_new)
-        tl.store(ancestry_out_ptr + target, tl.where(is_new, i, old_ancestry), mask=is_old | is_new)
-        tl.store(score_out_ptr + row * BEAM_WIDTH + i, new_score)
-        tl.store(input_ids_ptr + row * BEAM_WIDTH + i, new_token)
+    source = ((row * BEAM_WIDTH + parent) * GAMMA)[:, None] + depth[None, :]
+    target = (out * GAMMA)[:, None] + depth[None, :]
+    is_old = is_slot[:, None] & (depth < DEPTH)[None, :]
+    is_new = (depth == DEPTH)[None, :]
+    old_tokens = tl.load(tokens_in_ptr + source, mask=is_old, other=0)
+    old_log_q = tl.load(log_q_in_ptr + source, mask=is_old, other=0.0)
+    old_ancestry = tl.load(ancestry_in_ptr + source, mask=is_old, other=0)
+    mask = is_slot[:, None] & (depth <= DEPTH)[None, :]
+    tl.store(tokens_out_ptr + target, tl.where(is_new, token[:, None], old_tokens), mask=mask)
+    tl.store(log_q_out_ptr + target, tl.where(is_new, log_q[:, None], old_log_q), mask=mask)
+    tl.store(ancestry_out_ptr + target, tl.where(is_new, slot[:, None], old_ancestry), mask=mask)
 
 
 @triton.jit
@@ -193,7 +210,7 @@ def select_beams(
     """
     beam_width, gamma = after.tokens.shape[1:]
     num_blocks = candidates.keys.shape[1]
-    num_candidates = triton.next_power_of_2(width * num_blocks * beam_width)
+    widths, per_beam = triton.next_power_of_2(width), triton.next_power_of_2(num_blocks * beam_width)
     _beam_selection_kernel[(len(requests),)](
         candidates.keys,
         candidates.logits,
@@ -216,11 +233,13 @@ def select_beams(
         WIDTH=width,
         BEAM_WIDTH=beam_width,
         GAMMA=gamma,
+        WIDTHS=widths,
+        BEAMS=triton.next_power_of_2(beam_width),
         HISTORY=triton.next_power_of_2(gamma),
-        CANDIDATES=num_candidates,
+        PER_BEAM=per_beam,
         BLOCKS=triton.next_power_of_2(num_blocks),
         LOSSLESS=lossless,
-        num_warps=8 if num_candidates >= _MANY_CANDIDATES else 4,
+        num_warps=8 if widths * per_beam >= _MANY_CANDIDATES else 4,
     )
 
 
