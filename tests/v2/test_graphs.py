@@ -1,21 +1,25 @@
 """Dispatch and padding of the CUDA graphs, on a CPU: a graph is replayed by calling what was captured.
 
-What is called sees the captured shape (padded requests and tokens) and the persistent tensors only, as a replay does.
-The engine also has a schedule of draft lengths: graphs of several lengths are captured, and batches have no drafts.
+What is called sees the captured shape (padded requests and tokens), and is watched for what a graph cannot do
+(`capture`). The draft counts as compiled, so that batches with prefills run in pieces. The engine also has a schedule
+of draft lengths: graphs of several lengths are captured, and batches have no drafts.
 """
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from vllm import SamplingParams
 from vllm.config.compilation import CUDAGraphMode
+from vllm.forward_context import get_forward_context
 from vllm.v1.attention.backend import AttentionCGSupport
-from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
+from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
 from tests.engine.engines import counters, engine, generate_tokens
 from tests.small_pair import random_prompts
+from tests.v2.capture import Captured
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 from vllm_mtad.runners.v2 import graphs
 
@@ -102,61 +106,66 @@ def test_a_dummy_run_touches_no_request(runner_and_llm, eager):
         assert torch.equal(cache, before)
 
 
+PIECE_SIZES = [8, 48]
+
+
 @pytest.fixture(scope="module")
 def replayed(runner_and_llm, eager):
     """Captures graphs; returns the descriptors that were replayed."""
     runner, _ = runner_and_llm
-    speculator, seen = runner.speculator, set()
+    speculator, seen, metadata = runner.speculator, set(), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CudaGraphManager, "capture", capture_for_calling(speculator, seen))
+        patch.setattr(CudaGraphManager, "capture", capture_for_calling(seen, metadata))
         patch.setattr(graphs, "request_buckets", lambda most: [2, most])
         patch.setattr("vllm.platforms.cpu.CpuPlatform.get_global_graph_pool", lambda self: None)
         support = replace(speculator.attn_cg_support, min_cg_support=AttentionCGSupport.ALWAYS)
         patch.setattr(speculator, "attn_cg_support", support)
-        patch.setattr(speculator, "_first_pass_metadata", refreshed_in_place(speculator._first_pass_metadata))
+        patch.setattr(speculator, "_first_pass_metadata", renewing(speculator._first_pass_metadata, metadata))
+        patch.setattr("vllm_mtad.runners.v2.speculator.has_compiled_submodule", lambda model: True)
+        patch.setattr(speculator.vllm_config.compilation_config, "cudagraph_capture_sizes", PIECE_SIZES)
+        for name in speculator.draft_attn_layer_names:  # not as an operator, inside of which nothing can be watched
+            layer = speculator.vllm_config.compilation_config.static_forward_context[name]
+            patch.setattr(layer, "use_direct_call", True)
+        hook = speculator.model.register_forward_pre_hook(PieceInputs(seen), with_kwargs=True)
         speculator.init_cudagraph_manager(CUDAGraphMode.FULL_AND_PIECEWISE)
         speculator.capture()
+        seen.clear()
         yield seen
+        hook.remove()
 
 
-# Not vLLM's sampling states: their device views take turns, and a round copies what it needs of them.
-PERSISTENT = ("vllm.v1.worker.gpu.block_table", "vllm.v1.worker.gpu.input_batch")
-
-
-def tensor_addresses(*owners, depth=3) -> dict[str, int]:
-    """Of every tensor that the owners hold, in their attributes' attributes too."""
-    found = {}
-    for owner in owners if depth else ():
-        for name, value in vars(owner).items() if hasattr(owner, "__dict__") else ():
-            for i, part in enumerate(value if isinstance(value, list) else [value]):
-                if isinstance(part, torch.Tensor):
-                    found[f"{type(owner).__name__}.{name}.{i}"] = part.data_ptr()
-                elif type(part).__module__ in PERSISTENT or type(part).__module__.startswith("vllm_mtad."):
-                    found |= tensor_addresses(part, depth=depth - 1)
-    return found
-
-
-def capture_for_calling(speculator, seen):
+def capture_for_calling(seen, metadata):
     def capture(self, create_forward_fn, progress_bar_desc=""):
-        for descriptor in (d for descriptors in self._capture_descs.values() for d in descriptors):
-            create_forward_fn(descriptor, warmup=True)(CUDAGraphMode.NONE)
-            forward = create_forward_fn(descriptor, warmup=False)
-            addresses = tensor_addresses(speculator)
-
-            def replay(descriptor=descriptor, forward=forward, addresses=addresses):
-                seen.add(descriptor)
-                assert tensor_addresses(speculator) == addresses, "a graph would read a tensor that is no more"
-                forward(CUDAGraphMode.NONE)
-
-            self.graphs[descriptor] = SimpleNamespace(replay=replay)
+        for mode in (CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL):
+            for descriptor in self._capture_descs.get(mode, []):
+                create_forward_fn(descriptor, warmup=True)(CUDAGraphMode.NONE)
+                if mode == CUDAGraphMode.PIECEWISE:
+                    create_forward_fn(descriptor, warmup=False)(CUDAGraphMode.PIECEWISE)
+                else:
+                    self.graphs[descriptor] = graph_of(create_forward_fn, descriptor)
         self._graphs_captured = True
+
+    def graph_of(create_forward_fn, descriptor):
+        def function():
+            return partial(create_forward_fn(descriptor, warmup=False), CUDAGraphMode.NONE)
+
+        captured = Captured(function(), function, lambda: tensors_of(metadata.get(descriptor, {})))
+
+        def replay():
+            seen.add(descriptor)
+            captured.replay()
+
+        return SimpleNamespace(replay=replay)
 
     return capture
 
 
-def refreshed_in_place(build):
+def tensors_of(metadata) -> list[torch.Tensor]:
+    return [value for layer in metadata.values() for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+
+
+def renewing(build, kept):
     """A GPU backend's builder refreshes buffers that the graph reads; the CPU's makes new ones."""
-    kept = {}
 
     def build_in_place(num_reqs, descriptor, *args):
         metadata, slots = build(num_reqs, descriptor, *args)
@@ -170,6 +179,23 @@ def refreshed_in_place(build):
     return build_in_place
 
 
+class PieceInputs:
+    """Pieces read ids and positions where they were at capture, and there are none for a size that was not captured."""
+
+    def __init__(self, seen) -> None:
+        self._seen, self._captured = seen, {}
+
+    def __call__(self, model, args, kwargs) -> None:
+        context = get_forward_context()
+        if context.cudagraph_runtime_mode != CUDAGraphMode.PIECEWISE:
+            return
+        size = context.batch_descriptor.num_tokens
+        inputs = [(len(kwargs[name]), kwargs[name].data_ptr()) for name in ("input_ids", "positions")]
+        assert self._captured.setdefault(size, inputs) == inputs
+        assert size in PIECE_SIZES
+        self._seen.add(BatchExecutionDescriptor(CUDAGraphMode.PIECEWISE, size, None))
+
+
 @pytest.mark.parametrize("name", REQUESTS)
 def test_replays_give_the_same_tokens(runner_and_llm, eager, replayed, name):
     _, llm = runner_and_llm
@@ -181,6 +207,8 @@ def test_graphs_of_every_kind_were_replayed(replayed):
     beams = {d for d in replayed if isinstance(d, graphs.BeamBatchDescriptor)}
     assert {(d.num_reqs, d.num_speculative_tokens) for d in beams} == {(2, 3), (4, 1)}
     assert {d.truncation for d in beams} == set(graphs.GRAPHED_TRUNCATIONS)
-    first_passes = {(d.num_reqs, d.uniform_token_count) for d in replayed - beams}
+    assert {d.num_tokens for d in replayed if d.cg_mode == CUDAGraphMode.PIECEWISE} == set(PIECE_SIZES)
+    full = {d for d in replayed - beams if d.cg_mode == CUDAGraphMode.FULL}
+    first_passes = {(d.num_reqs, d.uniform_token_count) for d in full}
     # Batches without drafts have 2 tokens a request (the target's row and its newest), and are replayed too.
     assert {tokens for _, tokens in first_passes} == {2, 3, 5}

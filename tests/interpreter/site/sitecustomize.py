@@ -6,4 +6,3 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     import wrapt
 
     wrapt.register_post_import_hook("triton_on_cpu:change_triton", "triton")
-    wrapt.register_post_import_hook("triton_on_cpu:change_top_k_top_p", "vllm.v1.sample.ops.topk_topp_sampler")

@@ -23,11 +23,6 @@ def change_triton(triton: Any) -> None:
     _implement_log1p()
 
 
-def change_top_k_top_p(sampler: Any) -> None:
-    """vLLM's kernel calls `.to` on a loop variable, which is a Python int here; vLLM has a torch version."""
-    sampler.HAS_TRITON = False
-
-
 def add_cpu_backend() -> None:
     """On a CPU vLLM turns Triton off, and Model Runner V2 with it, unless Triton has a backend of this name."""
     backends.backends["cpu"] = backends.Backend(compiler=backends.BaseBackend, driver=InterpreterDriver)
@@ -50,9 +45,17 @@ def _patch_language_once() -> None:
     @functools.cache
     def patch_language() -> SimpleNamespace:
         patch(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+        tl.range = lambda *bounds, **options: map(LoopVariable, range(*bounds))
         return forever
 
     interpreter._patch_lang = lambda fn: patch_language()
+
+
+class LoopVariable(int):
+    """A Python int with the method of a tensor that vLLM's top-k kernel calls on it."""
+
+    def to(self, dtype: Any) -> LoopVariable:
+        return self
 
 
 def _label_comparisons() -> None:

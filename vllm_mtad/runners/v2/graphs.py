@@ -1,7 +1,8 @@
 """CUDA graphs of a drafting round: one for the first pass of a uniform batch, one for the whole beam loop.
 
 Both are made per bucket of requests; a beam loop has the same shape for every batch of so many requests, prefills among
-them. vLLM's manager captures them, counts their memory and replays them.
+them. The first pass of any other batch has piecewise graphs by its number of tokens, if the draft model is compiled.
+vLLM's manager captures them, counts their memory and replays them.
 """
 
 from __future__ import annotations
@@ -52,24 +53,38 @@ def schedule_of(vllm_config: VllmConfig) -> list[int]:
     )
 
 
+def has_full_decode(mode: CUDAGraphMode) -> bool:
+    return mode.decode_mode() == CUDAGraphMode.FULL
+
+
 class _BucketedGraphManager(CudaGraphManager):
-    """Full graphs where vLLM's mode has full decode graphs, and none otherwise.
+    """Full graphs by buckets of requests.
 
     vLLM's own sizes are numbers of tokens that suit the target; here they would end where the target's graphs go on.
     """
 
     def __init__(
-        self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, tokens_per_request: int
+        self,
+        vllm_config: VllmConfig,
+        device: torch.device,
+        tokens_per_request: int,
+        *,
+        has_full: bool,
+        has_piecewise: bool = False,
     ) -> None:
         self._buckets = request_buckets(vllm_config.scheduler_config.max_num_seqs)
-        has_full = mode.decode_mode() == CUDAGraphMode.FULL
-        own_mode = CUDAGraphMode.FULL_DECODE_ONLY if has_full else CUDAGraphMode.NONE
+        own_mode = {
+            (True, True): CUDAGraphMode.FULL_AND_PIECEWISE,
+            (True, False): CUDAGraphMode.FULL_DECODE_ONLY,
+            (False, True): CUDAGraphMode.PIECEWISE,
+            (False, False): CUDAGraphMode.NONE,
+        }[has_full, has_piecewise]
         super().__init__(vllm_config, device, own_mode, tokens_per_request)
 
     def _to_capture(self, descriptors: Sequence[BatchExecutionDescriptor]) -> None:
         """The largest first: the others then fit into its memory."""
-        if self.cudagraph_mode:
-            self._capture_descs[CUDAGraphMode.FULL] = list(descriptors)
+        for descriptor in descriptors:
+            self._capture_descs.setdefault(descriptor.cg_mode, []).append(descriptor)
 
     def _bucket(self, num_reqs: int) -> int | None:
         at = bisect_left(self._buckets, num_reqs)
@@ -77,20 +92,45 @@ class _BucketedGraphManager(CudaGraphManager):
 
 
 class FirstPassGraphManager(_BucketedGraphManager):
-    """Graphs of the draft model's pass over the tokens that the target saw (1 and its drafts) and its newest."""
+    """Graphs of the draft model's pass over the tokens that the target saw and each request's newest.
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode) -> None:
-        super().__init__(vllm_config, device, mode, vllm_config.num_speculative_tokens + 2)
+    Args:
+        mode: vLLM's.
+        supports_uniform: whether the attention backend has full graphs of uniform batches.
+        is_compiled: whether the draft model is; its pieces between attention are then graphs, as the target's are.
+    """
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        device: torch.device,
+        mode: CUDAGraphMode,
+        *,
+        supports_uniform: bool,
+        is_compiled: bool,
+    ) -> None:
+        super().__init__(
+            vllm_config,
+            device,
+            vllm_config.num_speculative_tokens + 2,
+            has_full=supports_uniform and has_full_decode(mode),
+            has_piecewise=is_compiled and mode.mixed_mode() == CUDAGraphMode.PIECEWISE,
+        )
 
     def _init_candidates(self) -> None:
-        # What the target verifies was drafted in an earlier step, for a batch of any size.
-        widths = sorted({length + 2 for length in schedule_of(self.vllm_config)[1:]}, reverse=True)
-        most = self.vllm_config.scheduler_config.max_num_batched_tokens
-        shapes = ((n, width) for n in reversed(self._buckets) for width in widths if n * width <= most)
-        self._to_capture([self._descriptor(n, width) for n, width in shapes])
+        self._sizes: list[int] = []
+        if self.cudagraph_mode.mixed_mode() == CUDAGraphMode.PIECEWISE:
+            self._sizes = sorted(self.compilation_config.cudagraph_capture_sizes or [])
+            self._to_capture([self._piecewise(size) for size in reversed(self._sizes)])
+        if has_full_decode(self.cudagraph_mode):
+            # What the target verifies was drafted in an earlier step, for a batch of any size.
+            widths = sorted({length + 2 for length in schedule_of(self.vllm_config)[1:]}, reverse=True)
+            most = self.vllm_config.scheduler_config.max_num_batched_tokens
+            shapes = ((n, width) for n in reversed(self._buckets) for width in widths if n * width <= most)
+            self._to_capture([self._uniform(n, width) for n, width in shapes])
 
     @staticmethod
-    def _descriptor(num_reqs: int, tokens_per_request: int) -> BatchExecutionDescriptor:
+    def _uniform(num_reqs: int, tokens_per_request: int) -> BatchExecutionDescriptor:
         return BatchExecutionDescriptor(
             cg_mode=CUDAGraphMode.FULL,
             num_tokens=num_reqs * tokens_per_request,
@@ -98,21 +138,35 @@ class FirstPassGraphManager(_BucketedGraphManager):
             uniform_token_count=tokens_per_request,
         )
 
-    def find(self, num_reqs: int, tokens_per_request: int) -> BatchExecutionDescriptor | None:
-        """The smallest captured graph that holds the batch."""
-        if (bucket := self._bucket(num_reqs)) is None:
-            return None
-        descriptor = self._descriptor(bucket, tokens_per_request)
-        return descriptor if descriptor in self.graphs else None
+    @staticmethod
+    def _piecewise(num_tokens: int) -> BatchExecutionDescriptor:
+        return BatchExecutionDescriptor(cg_mode=CUDAGraphMode.PIECEWISE, num_tokens=num_tokens, num_reqs=None)
+
+    def find(self, num_reqs: int, num_tokens: int, tokens_per_request: int | None) -> BatchExecutionDescriptor:
+        """How to run a batch: the smallest captured graph or pieces that hold it, or else eagerly.
+
+        Args:
+            tokens_per_request: if it is the same for all.
+        """
+        if tokens_per_request is not None and (bucket := self._bucket(num_reqs)) is not None:
+            descriptor = self._uniform(bucket, tokens_per_request)
+            if descriptor in self.graphs:
+                return descriptor
+        at = bisect_left(self._sizes, num_tokens)
+        if self._graphs_captured and at < len(self._sizes):
+            return self._piecewise(self._sizes[at])
+        return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, num_reqs)
 
 
 class BeamGraphManager(_BucketedGraphManager):
     """Graphs of the beam loop, by request bucket, draft length and truncation."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, beam_width: int) -> None:
-        super().__init__(vllm_config, device, mode, beam_width)
+        super().__init__(vllm_config, device, beam_width, has_full=has_full_decode(mode))
 
     def _init_candidates(self) -> None:
+        if not self.cudagraph_mode:
+            return
         schedule = schedule_of(self.vllm_config)
         self._to_capture(
             [

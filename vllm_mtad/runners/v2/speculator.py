@@ -6,7 +6,7 @@
       choice       the best beam: draft tokens for the runner, log q for the rejection sampler
 
 A round costs gamma draft passes, without a host-device synchronisation. Both parts are CUDA graphs where vLLM's mode
-has full decode graphs; batches with prefills run their first pass eagerly.
+has full decode graphs; the first pass of batches with prefills runs in piecewise graphs where the draft is compiled.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig, get_layers_from_vllm_config
 from vllm.config.compilation import CUDAGraphMode
+from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.sample.ops import topk_topp_triton
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
-from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
+from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, has_compiled_submodule
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator, prepare_prefill_inputs
@@ -58,6 +59,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.first_hidden = torch.zeros(
             self.max_num_reqs, self.hidden_size, dtype=self.draft_model_config.dtype, device=device
         )
+        self.first_positions = torch.zeros_like(self.expanded_positions)
         self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
         self.beam_starts = torch.arange(self.max_num_reqs + 1, dtype=torch.int32, device=device) * self.beam_width
         self.sampling_states: SamplingStates | None = None
@@ -210,20 +212,19 @@ class MTADSpeculator(StandaloneARSpeculator):
             assert self.first_pass_graphs is not None
             self.first_pass_graphs.run_fullgraph(descriptor)
         else:
-            self._first_forward(num_reqs, num_tokens, metadata, slots)
+            self._first_forward(num_reqs, descriptor.num_tokens, metadata, slots, descriptor.cg_mode)
 
     def _first_pass_descriptor(self, input_batch: InputBatch, num_tokens: int) -> BatchExecutionDescriptor:
-        """A captured graph if every request has as many tokens, else one for eager execution."""
+        """How to run the pass: as a captured graph, as captured pieces, or eagerly."""
+        if self.first_pass_graphs is None:
+            return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, input_batch.num_reqs)
         uniform = get_uniform_decode_token_count(
             input_batch.num_reqs,
             input_batch.num_tokens,
             int(input_batch.num_scheduled_tokens.max()),
             input_batch.decode_graph_eligible,
         )
-        found = None
-        if self.first_pass_graphs is not None and uniform is not None:
-            found = self.first_pass_graphs.find(input_batch.num_reqs, uniform + 1)
-        return found or BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, input_batch.num_reqs)
+        return self.first_pass_graphs.find(input_batch.num_reqs, num_tokens, None if uniform is None else uniform + 1)
 
     def _first_pass_metadata(
         self,
@@ -254,15 +255,37 @@ class MTADSpeculator(StandaloneARSpeculator):
         num_tokens: int,
         metadata: dict[str, Any] | None,
         slots: dict[str, torch.Tensor] | None,
+        mode: CUDAGraphMode = CUDAGraphMode.NONE,
     ) -> None:
-        hidden = self._run_model(
-            self.expanded_input_ids[:num_tokens],
-            self.expanded_positions[:num_tokens].clamp(max=self.window - 1),
-            metadata,
-            slots,
-            None,
-        )
+        positions = self.first_positions[:num_tokens]
+        torch.clamp(self.expanded_positions[:num_tokens], max=self.window - 1, out=positions)
+        hidden = self._forward(self.expanded_input_ids[:num_tokens], positions, metadata, slots, mode)
         self.first_hidden[:num_reqs] = hidden[self.last_token_indices[:num_reqs]]
+
+    def _forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: dict[str, Any] | None,
+        slots: dict[str, torch.Tensor] | None,
+        mode: CUDAGraphMode = CUDAGraphMode.NONE,
+    ) -> torch.Tensor:
+        """The draft model's hidden states `[num_tokens, hidden]`. vLLM's `_run_model`, which knows no graphs.
+
+        Pieces (`CUDAGraphMode.PIECEWISE`) read the tensors that they were captured with: ids and positions must be
+        persistent.
+        """
+        num_tokens = len(input_ids)
+        with set_forward_context(
+            metadata,
+            self.vllm_config,
+            num_tokens=num_tokens,
+            cudagraph_runtime_mode=mode,
+            slot_mapping=slots,
+            batch_descriptor=BatchDescriptor(num_tokens=num_tokens),
+        ):
+            hidden = self.model(input_ids=input_ids, positions=positions)
+        return hidden[0] if isinstance(hidden, tuple) else hidden
 
     def _beam_loop(self, num_reqs: int, num_drafts: int, truncation: Truncation, attend: bool = True) -> None:
         """From `first_hidden` to the chosen drafts; every tensor that it reads is persistent."""
@@ -275,12 +298,11 @@ class MTADSpeculator(StandaloneARSpeculator):
         passes = self._beam_metadata(num_reqs, num_drafts) if attend else [None] * (num_drafts - 1)
         for depth, metadata in enumerate(passes, start=1):
             positions = (roots + depth).clamp_(min=0, max=self.window - 1)
-            hidden = self._run_model(
+            hidden = self._forward(
                 self.beams.input_ids[:rows],
                 positions.repeat_interleave(self.beam_width, output_size=rows),
                 metadata,
-                None,  # no slots: a beam writes nothing into the paged cache
-                None,
+                slots=None,  # a beam writes nothing into the paged cache
             )
             self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncation)
         self.beams.choose(num_reqs, num_drafts, self.draft_tokens)
@@ -310,8 +332,13 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         supports_uniform = self.attn_cg_support.min_cg_support.value >= AttentionCGSupport.UNIFORM_BATCH.value
-        first_mode = cudagraph_mode if supports_uniform else CUDAGraphMode.NONE
-        self.first_pass_graphs = FirstPassGraphManager(self.vllm_config, self.device, first_mode)
+        self.first_pass_graphs = FirstPassGraphManager(
+            self.vllm_config,
+            self.device,
+            cudagraph_mode,
+            supports_uniform=supports_uniform,
+            is_compiled=has_compiled_submodule(self.model),
+        )
         self.beam_graphs = BeamGraphManager(self.vllm_config, self.device, cudagraph_mode, self.beam_width)
 
     def capture(self) -> None:
@@ -331,19 +358,19 @@ class MTADSpeculator(StandaloneARSpeculator):
     def _capture_first_pass(
         self, descriptor: BatchExecutionDescriptor, warmup: bool
     ) -> Callable[[CUDAGraphMode], None]:
-        num_reqs, query_len = descriptor.num_reqs, descriptor.uniform_token_count
-        assert num_reqs is not None
-        assert query_len is not None
-        starts = self.arange_np[: num_reqs + 1] * query_len
+        # How tokens are shared out matters to attention alone, which pieces do not hold.
+        num_tokens = descriptor.num_tokens
+        num_reqs = descriptor.num_reqs or min(num_tokens, self.max_num_reqs)
+        starts = self.arange_np[: num_reqs + 1] * num_tokens // num_reqs
+        seq_lens = torch.from_numpy(np.diff(starts).astype(np.int32))
         self.block_tables.get_dummy_block_tables(num_reqs)
-        self.input_buffers.query_start_loc.fill_(descriptor.num_tokens)
+        self.input_buffers.query_start_loc.fill_(num_tokens)
         self.input_buffers.query_start_loc[: num_reqs + 1] = torch.from_numpy(starts).to(self.device)
         self.input_buffers.seq_lens.zero_()
-        self.input_buffers.seq_lens[:num_reqs] = query_len
+        self.input_buffers.seq_lens[:num_reqs] = seq_lens.to(self.device)
         self.last_token_indices.zero_()
-        seq_lens = torch.full((num_reqs,), query_len, dtype=torch.int32)
         metadata, slots = self._first_pass_metadata(num_reqs, descriptor, starts, seq_lens)
-        return lambda mode: self._first_forward(num_reqs, descriptor.num_tokens, metadata, slots)
+        return lambda mode: self._first_forward(num_reqs, num_tokens, metadata, slots, mode)
 
     def _capture_beam_loop(self, descriptor: BatchExecutionDescriptor, warmup: bool) -> Callable[[CUDAGraphMode], None]:
         assert isinstance(descriptor, BeamBatchDescriptor)
