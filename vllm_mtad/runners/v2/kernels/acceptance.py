@@ -36,6 +36,7 @@ def _target_statistics_kernel(
     BLOCK: tl.constexpr,
     USE_FP64: tl.constexpr,
 ):
+    """A program owns one row's entries for one vocabulary block in the four outputs."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     request = tl.load(request_ptr + row)
@@ -96,6 +97,7 @@ def _joint_acceptance_kernel(
     PER_TOKEN: tl.constexpr,
     LOSSLESS: tl.constexpr,
 ):
+    """A program owns one request: its row of `sampled`, and its `num_sampled`."""
     batch_row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + batch_row).to(tl.int64)
     first = tl.load(first_row_ptr + batch_row).to(tl.int64)

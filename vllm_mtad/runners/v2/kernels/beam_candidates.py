@@ -67,6 +67,7 @@ def _beam_candidates_kernel(
     IS_WARPED: tl.constexpr,
     DRAW: tl.constexpr,
 ):
+    """A program owns one row's entries for one vocabulary block in all outputs."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     request = tl.load(request_ptr + row // WIDTH)

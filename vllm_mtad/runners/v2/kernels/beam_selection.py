@@ -71,6 +71,7 @@ def _beam_selection_kernel(
     BLOCKS: tl.constexpr,
     LOSSLESS: tl.constexpr,
 ):
+    """A program owns one request's beams in the `_out` history, and their input ids."""
     row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + row)
     is_real = request >= 0
@@ -149,6 +150,7 @@ def _draft_choice_kernel(
     GAMMA: tl.constexpr,
     HISTORY: tl.constexpr,
 ):
+    """A program owns one request: its drafts by batch row, and their log q by request state, which no two share."""
     row = tl.program_id(0).to(tl.int64)
     beam = tl.arange(0, BEAMS)
     score = tl.load(score_ptr + row * BEAM_WIDTH + beam, mask=beam < BEAM_WIDTH, other=float("-inf"))

@@ -25,6 +25,7 @@ def _split_planning_kernel(
     REQUESTS: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
+    """The only program owns the only element."""
     tiles = tl.zeros([REQUESTS], tl.int32)
     for first in range(0, num_reqs, REQUESTS):
         request = first + tl.arange(0, REQUESTS)
@@ -73,6 +74,7 @@ def _prefix_attention_kernel(
     PAGE: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
+    """A program owns, of one split, output and log-sum-exp of one KV head's query heads for a request's beams."""
     request = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2).to(tl.int64)

@@ -73,6 +73,7 @@ def _suffix_attention_kernel(
     SPLIT_TILE: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
+    """A program owns, of one KV head, the output of a request's beams and the newest tokens' place in the scratch."""
     request = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS

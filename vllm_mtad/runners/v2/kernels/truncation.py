@@ -65,6 +65,7 @@ def _truncation_kernel(
     CANDIDATES: tl.constexpr,
     DRAW: tl.constexpr,
 ):
+    """A program owns its row of the candidates and of the softmax parts, which it reads and then overwrites."""
     row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + row // WIDTH)
     if request < 0:
@@ -172,5 +173,5 @@ def truncate(
         BLOCKS=blocks,
         CANDIDATES=triton.next_power_of_2(num_blocks * beam_width),
         DRAW=draw,
-        num_warps=1,
+        num_warps=1,  # more would need a barrier between reading and overwriting the softmax parts
     )
