@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from benchmarks.vocabulary import measure_vocabulary, pieces_of
 from benchmarks.vocabulary_parts import Shape, vanilla_right_on_a_cpu
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 GAMMA, BEAM_WIDTH, REQUESTS, VOCAB_SIZES = 3, 2, 2, (64, 640)
@@ -84,9 +84,7 @@ def test_vllm_is_as_before_when_it_is_over():
 
 
 def test_on_model_runner_v2_in_the_interpreter():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.interpreter", "-c", ON_V2], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = run(sys.executable, "-m", "tests.interpreter", "-c", ON_V2, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     rows, runs = json.loads(done.stdout.splitlines()[-1])
     check_rows(rows, "V2")

@@ -1,12 +1,12 @@
 """The demo's parts on made-up values, and the whole of it once, small."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import run
 from vllm_mtad.demo.figures import WAYS, measure
 from vllm_mtad.measure.decoding import Decoded, Run
 from vllm_mtad.pair.minisql.task import evaluation_examples
@@ -28,9 +28,9 @@ def test_figures_from_what_each_call_gave():
     assert measure(WAYS[0], examples, answers, runs, runs, 1.0).acceptance_rate is None
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
+def command(*arguments: str):
     program = Path(sys.executable).parent / "vllm-mtad"
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=400)
+    return run(program, *arguments)
 
 
 def test_pair_prints_two_model_folders():

@@ -15,11 +15,10 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.commands import LIMIT_S
 from tests.engine.engines import ON_V2
 from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import evaluation_examples, is_correct
-
-START_LIMIT = 180
 
 
 def free_port() -> int:
@@ -47,11 +46,11 @@ def server(tmp_path_factory):
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=LIMIT_S)
 
 
 def wait_until_healthy(process, url: str, log) -> None:
-    for _ in range(START_LIMIT):
+    for _ in range(LIMIT_S):
         assert process.poll() is None, log.read_text()[-3000:]
         try:
             urllib.request.urlopen(url, timeout=1)

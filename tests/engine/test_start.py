@@ -1,8 +1,9 @@
 """What a person sees when an engine starts: the line that says mtad is on, and a KV cache that is too small."""
 
 import os
-import subprocess
 import sys
+
+from tests.commands import run
 
 START = """
 from vllm import LLM
@@ -13,13 +14,11 @@ if __name__ == "__main__":
 """
 
 
-def start(small_pair, tmp_path, blocks: int) -> subprocess.CompletedProcess:
+def start(small_pair, tmp_path, blocks: int):
     script = tmp_path / "start.py"
     script.write_text(START.format(target=small_pair[0], draft=small_pair[1], blocks=blocks))
     environment = os.environ | {"VLLM_LOGGING_LEVEL": "INFO"}
-    return subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300, env=environment
-    )
+    return run(sys.executable, script, env=environment)
 
 
 def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(small_pair, tmp_path):

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.commands import run
 from tests.patches.patched_vllm import build, fixes
 
 RELEASE = "0.32.0"
@@ -48,8 +48,7 @@ def test_a_patched_vllm_samples_draft_model_right(small_pair, tmp_path):
     """All three at once, in an engine of the patched tree: stock, it dies in the first step."""
     tree, root = build(tmp_path, fixes(RELEASE)), Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{root}"}
-    command = [sys.executable, "-m", "tests.patches.run_draft_model", small_pair[0]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = run(sys.executable, "-m", "tests.patches.run_draft_model", small_pair[0], env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.strip().splitlines()[-1])
     assert seen["runner"].startswith(str(tree))

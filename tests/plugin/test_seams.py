@@ -5,11 +5,11 @@ When one of these fails on a new vLLM, read what changed there before touching t
 
 import importlib
 import inspect
-import subprocess
 import sys
 
 import pytest
 
+from tests.commands import run
 from vllm_mtad.plugin.seams import SEAMS, apply_seam
 
 # Seam -> (parameters, lines that must stand in the source of what is replaced).
@@ -241,7 +241,7 @@ def test_sampling_parameters_that_are_refused_with_mtad_only(on_v2, refused):
 
 def run_python(code: str) -> str:
     """Output of `code` in a fresh interpreter, so that its imports and patches are its own."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip().splitlines()[-1]
 

@@ -2,12 +2,12 @@
 
 import json
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import run
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.measure.methods import PAPER, mtad, target_alone
 from vllm_mtad.pair import MINISQL
@@ -30,7 +30,7 @@ def prompts(tmp_path):
 
 def command(*arguments):
     program = Path(sys.executable).parent / "vllm-mtad"
-    return subprocess.run([program, "tune", *arguments], capture_output=True, text=True, check=False, timeout=900)
+    return run(program, "tune", *arguments)
 
 
 def test_the_whole_command_small(tmp_path, prompts):
