@@ -15,7 +15,7 @@ from vllm import SamplingParams
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import get_forward_context
 from vllm.v1.attention.backend import AttentionCGSupport
-from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
+from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
 
 from tests.engine.engines import counters, engine, generate_tokens
 from tests.small_pair import random_prompts
@@ -126,12 +126,19 @@ def replayed(runner_and_llm, eager):
         for name in speculator.draft_attn_layer_names:  # not as an operator, inside of which nothing can be watched
             layer = speculator.vllm_config.compilation_config.static_forward_context[name]
             patch.setattr(layer, "use_direct_call", True)
-        hook = speculator.model.register_forward_pre_hook(PieceInputs(seen), with_kwargs=True)
+        find = speculator._first_pass_descriptor
+        patch.setattr(speculator, "_first_pass_descriptor", lambda *args: noted(find(*args), seen))
+        hook = speculator.model.register_forward_pre_hook(PieceInputs(), with_kwargs=True)
         speculator.init_cudagraph_manager(CUDAGraphMode.FULL_AND_PIECEWISE)
         speculator.capture()
         seen.clear()
         yield seen
         hook.remove()
+
+
+def noted(descriptor, seen):
+    seen.add(descriptor)
+    return descriptor
 
 
 def capture_for_calling(seen, metadata):
@@ -182,8 +189,8 @@ def renewing(build, kept):
 class PieceInputs:
     """Pieces read ids and positions where they were at capture, and there are none for a size that was not captured."""
 
-    def __init__(self, seen) -> None:
-        self._seen, self._captured = seen, {}
+    def __init__(self) -> None:
+        self._captured = {}
 
     def __call__(self, model, args, kwargs) -> None:
         context = get_forward_context()
@@ -193,7 +200,6 @@ class PieceInputs:
         inputs = [(len(kwargs[name]), kwargs[name].data_ptr()) for name in ("input_ids", "positions")]
         assert self._captured.setdefault(size, inputs) == inputs
         assert size in PIECE_SIZES
-        self._seen.add(BatchExecutionDescriptor(CUDAGraphMode.PIECEWISE, size, None))
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -207,8 +213,10 @@ def test_graphs_of_every_kind_were_replayed(replayed):
     beams = {d for d in replayed if isinstance(d, graphs.BeamBatchDescriptor)}
     assert {(d.num_reqs, d.num_speculative_tokens) for d in beams} == {(2, 3), (4, 1)}
     assert {d.truncation for d in beams} == set(graphs.GRAPHED_TRUNCATIONS)
-    assert {d.num_tokens for d in replayed if d.cg_mode == CUDAGraphMode.PIECEWISE} == set(PIECE_SIZES)
-    full = {d for d in replayed - beams if d.cg_mode == CUDAGraphMode.FULL}
-    first_passes = {(d.num_reqs, d.uniform_token_count) for d in full}
+    first_passes = replayed - beams
+    full = {d for d in first_passes if d.cg_mode == CUDAGraphMode.FULL}
     # Batches without drafts have 2 tokens a request (the target's row and its newest), and are replayed too.
-    assert {tokens for _, tokens in first_passes} == {2, 3, 5}
+    assert {d.uniform_token_count for d in full} == {2, 3, 5}
+    # Batches with prefills run in pieces; eagerly where they have more tokens than vLLM captures.
+    assert {d.num_tokens for d in first_passes if d.cg_mode == CUDAGraphMode.PIECEWISE} == set(PIECE_SIZES)
+    assert all(d.num_tokens > max(PIECE_SIZES) for d in first_passes if d.cg_mode == CUDAGraphMode.NONE)
