@@ -5,15 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := -m pytest --numprocesses 2 --dist loadfile
 ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,joint_greedy.py lossless_and_sampling.py serve.py)
 
 demo: $(READY)
 	$(BIN)/vllm-mtad demo
 
-# Model Runner V1 on vLLM's CPU engine; then V2, in Triton's interpreter.
+# Model Runner V1 on vLLM's CPU engine; then V2, in Triton's interpreter. Two files at a time with a thread each: on
+# models this small a second thread only spins.
 test: lint
-	$(BIN)/python -m pytest tests --ignore tests/v2
-	$(BIN)/python -m tests.interpreter -m pytest tests/v2 $(ENGINE_TESTS_OF_BOTH)
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python $(PYTEST) tests --ignore tests/v2
+	$(BIN)/python -m tests.interpreter $(PYTEST) tests/v2 $(ENGINE_TESTS_OF_BOTH)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,8 +7,8 @@ from vllm_mtad.algorithm.noise import draft_keys, log_exponential, root_keys
 from vllm_mtad.runners.v2.kernels.noise import draft_key, gumbel
 
 
-@triton.jit
-def _gumbel_kernel(seeds_ptr, roots_ptr, counters_ptr, out_ptr, n, depth: tl.constexpr, block: tl.constexpr):
+@triton.jit(do_not_specialize=["depth"])
+def _gumbel_kernel(seeds_ptr, roots_ptr, counters_ptr, out_ptr, n, depth, block: tl.constexpr):
     row = tl.program_id(0)
     column = tl.arange(0, block)
     key = draft_key(tl.load(seeds_ptr + row), tl.load(roots_ptr + row), depth)

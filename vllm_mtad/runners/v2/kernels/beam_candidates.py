@@ -34,7 +34,7 @@ def _unpack(packed):
     return bits.to(tl.float32, bitcast=True), 0x7FFFFFFF - (packed & 0x7FFFFFFF).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["depth"])
 def _beam_candidates_kernel(
     # [num_reqs * WIDTH, vocab_size]
     logits_ptr,
@@ -59,7 +59,7 @@ def _beam_candidates_kernel(
     sum_ptr,
     vocab_size,
     num_blocks,
-    DEPTH: tl.constexpr,
+    depth,
     WIDTH: tl.constexpr,
     BEAM_WIDTH: tl.constexpr,
     TOP_K: tl.constexpr,
@@ -97,7 +97,7 @@ def _beam_candidates_kernel(
     if DRAW and (temperature > 0.0) & (is_cut == 0):
         seed, root_position = tl.load(seed_ptr + request), tl.load(root_position_ptr + row // WIDTH)
         counters = (row % WIDTH) * vocab_size + tokens
-        keys = logits + gumbel(draft_key(seed, root_position, DEPTH), counters)
+        keys = logits + gumbel(draft_key(seed, root_position, depth), counters)
         keys = tl.where(is_there, keys, float("-inf"))
     packed = _pack(keys, column)
     used = _pack(tl.full([BLOCK], float("-inf"), tl.float32), column)
@@ -211,7 +211,7 @@ def beam_candidates(
         out.sums,
         vocab_size,
         num_blocks,
-        DEPTH=depth,
+        depth,
         WIDTH=width,
         BEAM_WIDTH=beam_width,
         TOP_K=0 if top_k is None else MAX_TOP_K,

@@ -34,7 +34,7 @@ def _of_parent(values, parent, beam):
     return tl.sum(tl.where(parent[:, None] == beam[None, :], values[None, :], 0.0), axis=1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["depth"])
 def _beam_selection_kernel(
     # [num_reqs * WIDTH, num_blocks, BEAM_WIDTH]
     keys_ptr,
@@ -60,7 +60,7 @@ def _beam_selection_kernel(
     ancestry_out_ptr,
     # [max_num_reqs * BEAM_WIDTH]
     input_ids_ptr,
-    DEPTH: tl.constexpr,
+    depth,
     WIDTH: tl.constexpr,
     BEAM_WIDTH: tl.constexpr,
     GAMMA: tl.constexpr,
@@ -81,9 +81,7 @@ def _beam_selection_kernel(
     beam, rank = tl.arange(0, WIDTHS), tl.arange(0, PER_BEAM)
     is_beam = (beam < WIDTH) & is_real
     log_mass = _log_mass(max_ptr, sum_ptr, row * WIDTH + beam, is_beam, num_blocks, BLOCKS)
-    score = tl.zeros([WIDTHS], tl.float32)
-    if DEPTH > 0:
-        score = tl.load(score_in_ptr + row * BEAM_WIDTH + beam, mask=is_beam, other=float("-inf"))
+    score = tl.load(score_in_ptr + row * BEAM_WIDTH + beam, mask=is_beam & (depth > 0), other=0.0)
     per_beam = num_blocks * BEAM_WIDTH
     at = ((row * WIDTH + beam) * per_beam)[:, None] + rank[None, :]
     mask = is_beam[:, None] & (rank < per_beam)[None, :]
@@ -116,15 +114,15 @@ def _beam_selection_kernel(
     tl.store(score_out_ptr + out, new_score, mask=is_slot)
     tl.store(input_ids_ptr + out, token, mask=is_slot)
 
-    depth = tl.arange(0, HISTORY)
-    source = ((row * BEAM_WIDTH + parent) * GAMMA)[:, None] + depth[None, :]
-    target = (out * GAMMA)[:, None] + depth[None, :]
-    is_old = is_slot[:, None] & (depth < DEPTH)[None, :]
-    is_new = (depth == DEPTH)[None, :]
+    column = tl.arange(0, HISTORY)
+    source = ((row * BEAM_WIDTH + parent) * GAMMA)[:, None] + column[None, :]
+    target = (out * GAMMA)[:, None] + column[None, :]
+    is_old = is_slot[:, None] & (column < depth)[None, :]
+    is_new = (column == depth)[None, :]
     old_tokens = tl.load(tokens_in_ptr + source, mask=is_old, other=0)
     old_log_q = tl.load(log_q_in_ptr + source, mask=is_old, other=0.0)
     old_ancestry = tl.load(ancestry_in_ptr + source, mask=is_old, other=0)
-    mask = is_slot[:, None] & (depth <= DEPTH)[None, :]
+    mask = is_slot[:, None] & (column <= depth)[None, :]
     tl.store(tokens_out_ptr + target, tl.where(is_new, token[:, None], old_tokens), mask=mask)
     tl.store(log_q_out_ptr + target, tl.where(is_new, log_q[:, None], old_log_q), mask=mask)
     tl.store(ancestry_out_ptr + target, tl.where(is_new, slot[:, None], old_ancestry), mask=mask)
@@ -231,7 +229,7 @@ def select_beams(
         before.ancestry,
         after.ancestry,
         input_ids,
-        DEPTH=depth,
+        depth,
         WIDTH=width,
         BEAM_WIDTH=beam_width,
         GAMMA=gamma,

@@ -18,10 +18,10 @@ def _mix(x):
 
 
 @triton.jit
-def draft_key(seed, root_position, DEPTH: tl.constexpr):
-    """uint64 key of one beam step of one request; `seed` and `root_position` are int64."""
+def draft_key(seed, root_position, depth):
+    """uint64 key of one beam step of one request; `seed` and `root_position` are int64, `depth` int32."""
     root = _mix(_mix(seed.to(tl.uint64) + _GOLDEN) + root_position.to(tl.uint64))
-    return _mix(root + DEPTH)
+    return _mix(root + depth.to(tl.uint64))
 
 
 @triton.jit

@@ -34,7 +34,7 @@ def _merge_blocks(top_logit_ptr, top_token_ptr, row, num_blocks, top_k, BLOCKS: 
     return logits, tokens
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["depth"])
 def _truncation_kernel(
     # [rows, num_blocks, TOP_K]
     top_logit_ptr,
@@ -57,7 +57,7 @@ def _truncation_kernel(
     sum_ptr,
     vocab_size,
     num_blocks,
-    DEPTH: tl.constexpr,
+    depth,
     WIDTH: tl.constexpr,
     BEAM_WIDTH: tl.constexpr,
     TOP_K: tl.constexpr,
@@ -101,7 +101,7 @@ def _truncation_kernel(
     if DRAW and temperature > 0.0:
         seed, root_position = tl.load(seed_ptr + request), tl.load(root_position_ptr + row // WIDTH)
         counters = (row % WIDTH) * vocab_size + tokens
-        keys = logits + gumbel(draft_key(seed, root_position, DEPTH), counters)
+        keys = logits + gumbel(draft_key(seed, root_position, depth), counters)
     keys = tl.where(is_kept, keys, float("-inf"))
     candidate = tl.arange(0, CANDIDATES)
     best_keys = tl.full([CANDIDATES], float("-inf"), tl.float32)
@@ -166,7 +166,7 @@ def truncate(
         out.sums,
         vocab_size,
         num_blocks,
-        DEPTH=depth,
+        depth,
         WIDTH=width,
         BEAM_WIDTH=beam_width,
         TOP_K=top_logits.logits.shape[2],
