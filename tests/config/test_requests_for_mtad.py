@@ -297,6 +297,26 @@ def test_what_v2_accepts(small_pair, with_triton, fields, options):
     create(small_pair[0], {"method": "mtad", "model": small_pair[1], **fields}, **options)
 
 
+@pytest.mark.parametrize(
+    ("heads", "head_size", "widest"), [((8, 8), 64, 64), ((64, 8), 64, 8), ((64, 8), 128, 4), ((28, 4), 80, 4)]
+)
+def test_float32_beams_must_fit_into_a_gpu(heads, head_size, widest):
+    from vllm_mtad.config.engine_checks import widest_float32_beams
+
+    assert widest_float32_beams(*heads, head_size) == widest
+
+
+def test_float32_beams_that_do_not_fit_are_refused_on_a_gpu(small_pair, with_triton, monkeypatch):
+    from vllm_mtad.config import engine_checks
+
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]}, dtype="float32")
+    monkeypatch.setattr("vllm.platforms.cpu.CpuPlatform.is_cpu", lambda self: False)
+    engine_checks.check_engine(config)
+    monkeypatch.setattr(engine_checks, "widest_float32_beams", lambda *shape: 2)
+    with pytest.raises(ValueError, match=r"beam_width=4 with dtype='float32' .* give at most 2, or dtype='bfloat16'"):
+        engine_checks.check_engine(config)
+
+
 def test_v1_on_a_gpu_is_refused(small_pair, monkeypatch):
     from vllm_mtad.config.engine_checks import check_engine
 

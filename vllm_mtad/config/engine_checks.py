@@ -16,6 +16,8 @@ V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 V2_MAX_BEAM_WIDTH, V2_MAX_DRAFT_LENGTH = 16, 32
 """What the kernels are compiled and tested for (`benchmarks/compile_matrix.py`)."""
+V2_MAX_FLOAT32_TILE = 64 * 64
+"""Query heads of a KV head's beams times their size: in float32 more does not fit into a GPU's shared memory."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -35,6 +37,7 @@ def check_engine(config: VllmConfig) -> None:
     _refuse(_common_refusals(config))
     if config.use_v2_model_runner:
         _check_v2_sizes(config)
+        _check_v2_tile(config)
         _refuse(_v2_refusals(config))
     else:
         _check_v1_rows(config)
@@ -125,3 +128,26 @@ def _check_v2_sizes(config: VllmConfig) -> None:
             raise ValueError(
                 f"speculative_config.{name}={value} is not accepted by mtad on Model Runner V2: give at most {most}."
             )
+
+
+def widest_float32_beams(num_heads: int, num_kv_heads: int, head_size: int) -> int:
+    """The largest beam width whose attention fits on a GPU in float32; 0 if none does."""
+    head_tile = 1 << (head_size - 1).bit_length()
+    return V2_MAX_FLOAT32_TILE // head_tile // (num_heads // num_kv_heads)
+
+
+def _check_v2_tile(config: VllmConfig) -> None:
+    import torch
+    from vllm.platforms import current_platform
+
+    speculative: Any = config.speculative_config
+    draft, parallel = speculative.draft_model_config, speculative.draft_parallel_config
+    if current_platform.is_cpu() or draft.dtype != torch.float32:
+        return
+    heads = draft.get_num_attention_heads(parallel), draft.get_num_kv_heads(parallel)
+    if speculative.beam_width > (most := widest_float32_beams(*heads, draft.get_head_size())):
+        narrower = f"at most {most}, or " if most else ""
+        raise ValueError(
+            f"speculative_config.beam_width={speculative.beam_width} with dtype='float32' is not accepted by mtad for"
+            f" this draft on a GPU: give {narrower}dtype='bfloat16' or 'float16'."
+        )

@@ -1,80 +1,31 @@
-"""Compiles every kernel for a GPU, without one: `python -m tests.v2.kernels.compile_for_gpu`.
+"""Compiles every kernel for GPUs at the corners of the accepted space: `python -m tests.v2.kernels.compile_for_gpu`.
 
-The interpreter does not see what the compiler refuses: types that change in a loop, tiles too small for a dot. Each
-wrapper is called as the engine would on a GPU; instead of a launch, what it launches is compiled.
+Prints one line of JSON for each (variant, architecture). The interpreter does not see what the compiler refuses, nor
+what a program needs; no GPU is asked.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Any
+import dataclasses
+import json
 
-import torch
-
-ARCHITECTURES = (80, 90)
-SHARED_BYTES = 99 * 1024  # what the smallest of today's GPUs give a program
+ARCHITECTURES = (86, 90)
+"""Of each of Triton's paths the one with least shared memory: sm_80 and sm_89 are compiled as sm_86."""
 
 
 def main() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "interpreter" / "site"))
-    import triton_on_cpu
-    from triton.runtime.jit import JITFunction
+    from benchmarks.kernels_on_paper.variants import use_triton_without_a_gpu
 
-    triton_on_cpu.add_cpu_backend()  # or vLLM takes Triton for missing
-    import vllm.triton_utils  # noqa: F401
-    from triton.backends import backends
+    use_triton_without_a_gpu()
+    from benchmarks.kernels_on_paper.accepted_space import corners
+    from benchmarks.kernels_on_paper.compiled import compile_variant
 
-    del backends["cpu"]
-    compiled: set[str] = set()
-    JITFunction.run = lambda kernel, *args, grid, warmup, **kwargs: compile_kernel(kernel, args, kwargs, compiled)
-    for dtype in (torch.bfloat16, torch.float32):
-        call_every_wrapper(dtype)
-    print("COMPILED", *sorted(compiled))
-
-
-def call_every_wrapper(dtype: torch.dtype) -> None:
-    from tests.v2.kernels.test_acceptance import RAGGED, Step
-    from tests.v2.kernels.test_beam_attention import Case
-    from tests.v2.kernels.test_beams import limits, make_round
-
-    cpu = torch.device("cpu")
-    for options in ({}, {"lossless": False, "draw": False, "is_warped": True}):
-        batch, logits = make_round(cpu, 2, 4, 4, vocab_size=9000, dtype=dtype, **options)
-        batch.run(logits, check=False)
-    batch, logits = make_round(cpu, 2, 4, 4, vocab_size=9000, dtype=dtype)
-    batch.limits = limits(cpu, len(batch.temperature), 9000, top_p=0.9)
-    batch.run(logits, check=False)
-    batch, logits = make_round(cpu, 1, 1, 1, vocab_size=300, dtype=dtype)
-    batch.run(logits, check=False)
-    Case(cpu, [40], beam_width=1, depth=0, heads=(1, 1), dtype=dtype).run(splits=1, upcast=False)
-    for depth in (0, 2):
-        Case(cpu, [40, 3], depth=depth, heads=(32, 8), head_size=64, dtype=dtype).run(upcast=False)
-    for per_token, use_fp64 in ((False, False), (True, True)):
-        Step(cpu, RAGGED, vocab_size=9000, dtype=dtype).run(per_token=per_token, use_fp64=use_fp64)
-
-
-def compile_kernel(kernel: Any, args: tuple, kwargs: dict[str, Any], compiled: set[str]) -> None:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = [parameter.name for parameter in kernel.params]
-    values = dict(zip(names, args)) | {name: kwargs.pop(name) for name in names if name in kwargs}
-    constants = {p.name: values[p.name] for p in kernel.params if p.is_constexpr}
-    constants |= {name: value for name, value in values.items() if type(value) is int and value == 1}  # as Triton does
-    signature = {name: "constexpr" if name in constants else type_name(value) for name, value in values.items()}
-    source = ASTSource(kernel, signature, constants)
-    for architecture in ARCHITECTURES:
-        binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kwargs)
-        assert binary.metadata.shared <= SHARED_BYTES, (kernel.__name__, binary.metadata.shared)
-    compiled.add(kernel.__name__)
-
-
-def type_name(value: Any) -> str:
-    from triton.runtime.jit import mangle_type
-
-    return mangle_type(value)
+    for variant in corners():
+        for architecture in ARCHITECTURES:
+            compiled = compile_variant(variant, architecture)
+            row = {"kernel": variant.name, "architecture": architecture, "fits": compiled.fits(architecture)}
+            row["query"] = variant.signature.get("query_ptr")
+            print(json.dumps(row | dataclasses.asdict(compiled) | {"constexprs": variant.constexprs}), flush=True)
 
 
 if __name__ == "__main__":

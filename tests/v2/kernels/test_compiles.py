@@ -1,25 +1,55 @@
-"""Every kernel compiles for sm_80 and sm_90; the interpreter alone would not tell."""
+"""Every kernel compiles and fits at the corners of the accepted space, and batches of all sizes share its variants.
 
+The interpreter alone would tell neither. `benchmarks/compile_matrix.py` does the whole space.
+"""
+
+import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.commands import run
 
 KERNELS = Path(__file__).parents[3] / "vllm_mtad" / "runners" / "v2" / "kernels"
 
 
-def test_every_kernel_compiles_for_gpus():
+def kernels() -> set[str]:
+    """Names of all that are written."""
+    sources = "\n".join(path.read_text() for path in KERNELS.glob("*.py"))
+    return set(re.findall(r"^def (_\w+_kernel)\(", sources, re.MULTILINE))
+
+
+def lines_of(module: str) -> list[dict]:
+    """What a module prints, in a process without the interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"VLLM_LOGGING_LEVEL": "ERROR"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.v2.kernels.compile_for_gpu"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        env=environment,
-    )
+    done = run(sys.executable, "-m", module, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    compiled = done.stdout.split("COMPILED", 1)[1].split()
-    written = re.findall(r"^def (_\w+_kernel)\(", "\n".join(p.read_text() for p in KERNELS.glob("*.py")), re.MULTILINE)
-    assert compiled == sorted(written)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return lines_of("tests.v2.kernels.compile_for_gpu")
+
+
+def test_every_kernel_compiles_for_gpus(compiled):
+    assert {row["kernel"] for row in compiled} == kernels()
+    assert [row for row in compiled if row["error"]] == []
+
+
+def test_every_kernel_fits_into_shared_memory(compiled):
+    assert [row for row in compiled if not row["fits"]] == []
+
+
+def test_no_thread_spills_registers_but_for_attention_in_float32(compiled):
+    assert [row for row in compiled if row["spilled"] and row["query"] != "*fp32"] == []
+
+
+def test_batches_of_any_size_share_a_kernels_variants():
+    """What a batch of two requests compiles serves up to 1024, in pieces and chunks: nothing compiles later."""
+    found = lines_of("tests.v2.kernels.serve_all_sizes")
+    assert {row["kernel"] for row in found} == kernels()
+    assert [row for row in found if not row["is_first"]] == []

@@ -24,6 +24,9 @@ from vllm_mtad.runners.v2.kernels.truncation import truncate
 
 MAX_LOGITS_ROWS = 256
 """Rows of logits at a time: a graph holds them for life (66 MB in bfloat16 at 128,256 tokens), and more save little."""
+ALIGNED_REQUESTS = 4
+"""Pieces begin at multiples of so many requests: at any other their pointers would be less aligned, and the kernels
+compiled again."""
 MAX_SWEPT_ROWS = 64
 """Rows that vLLM truncates at a time: for more, it gives up its parallel search for the nucleus."""
 
@@ -95,7 +98,8 @@ class DraftBeams:
         self._options, self._requests, self._window = options, requests, window
         beam_width, gamma = options.beam_width, options.num_speculative_tokens
         self._candidates = Candidates.allocate(max_num_reqs * beam_width, vocab_size, beam_width, device)
-        self._top_logits = TopLogits.allocate(min(max_num_reqs * beam_width, MAX_LOGITS_ROWS), self._candidates)
+        largest_piece = max(MAX_LOGITS_ROWS, ALIGNED_REQUESTS * beam_width)
+        self._top_logits = TopLogits.allocate(min(max_num_reqs * beam_width, largest_piece), self._candidates)
         # A step reads one and writes the other.
         self._history = [BeamHistory.allocate(max_num_reqs, beam_width, gamma, device) for _ in range(2)]
         self.input_ids = torch.zeros(max_num_reqs * beam_width, dtype=torch.int32, device=device)
@@ -203,6 +207,6 @@ class DraftBeams:
 
 
 def _pieces(start: int, stop: int, at_a_time: int) -> Iterator[slice]:
-    """Slices of at most so many (but at least one) from `start` to `stop`."""
-    step = max(1, at_a_time)
+    """Slices of at most so many from `start` to `stop`, or of `ALIGNED_REQUESTS` if that is more."""
+    step = max(1, at_a_time // ALIGNED_REQUESTS) * ALIGNED_REQUESTS
     return (slice(first, min(first + step, stop)) for first in range(start, stop, step))

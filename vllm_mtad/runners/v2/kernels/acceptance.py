@@ -15,7 +15,8 @@ from vllm.v1.worker.gpu.sample.gumbel import gumbel_noised_argmax
 MAX_BLOCK = 8192
 
 
-@triton.jit
+# A large batch is verified in chunks, which may begin at any row.
+@triton.jit(do_not_specialize_on_alignment=["request_ptr", "position_ptr"])
 def _target_statistics_kernel(
     # [rows, vocab_size]
     logits_ptr,
@@ -63,7 +64,7 @@ def _is_finite(x):
     return (x == x) & (x > float("-inf")) & (x < float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["draft_ptr", "request_ptr"])
 def _joint_acceptance_kernel(
     # [num_reqs, num_columns]
     sampled_ptr,

@@ -1,5 +1,6 @@
 """Attention over keys that come in tiles, as FlashAttention computes it: one tile, and its place among the others."""
 
+import torch
 from vllm.triton_utils import tl, triton
 
 _MIN_DOT = 16
@@ -10,9 +11,9 @@ def tile_size(n: int) -> int:
     return max(_MIN_DOT, triton.next_power_of_2(n))
 
 
-def num_warps(query_tile: int, head_tile: int) -> int:
-    """Four warps hold an output of 64 x 128 in their registers; twice as many hold a larger one."""
-    return 4 if query_tile * head_tile <= 64 * 128 else 8
+def num_warps(query_tile: int, head_tile: int, dtype: torch.dtype) -> int:
+    """Four warps hold the keys, weights and output of 64 x 64 in bfloat16 in their registers; twice as many, more."""
+    return 4 if query_tile * head_tile * dtype.itemsize <= 64 * 64 * 2 else 8
 
 
 @triton.jit

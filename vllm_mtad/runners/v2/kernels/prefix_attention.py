@@ -214,5 +214,5 @@ def prefix_attention(
         KEY_TILE=TILE_KEYS,
         PAGE=page,
         UPCAST=upcast,
-        num_warps=num_warps(query_tile, head_tile),
+        num_warps=num_warps(query_tile, head_tile, query.dtype),
     )

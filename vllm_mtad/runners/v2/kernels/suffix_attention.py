@@ -232,5 +232,5 @@ def suffix_attention(
         KEY_TILE=TILE_KEYS,
         SPLIT_TILE=MAX_SPLITS,
         UPCAST=upcast,
-        num_warps=num_warps(query_tile, head_tile),
+        num_warps=num_warps(query_tile, head_tile, query.dtype),
     )

@@ -1,0 +1,150 @@
+"""Launches of every kernel over what the configuration accepts (`vllm_mtad.config.engine_checks`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from benchmarks.kernels_on_paper.pieces import (
+    LIMITS,
+    Drafting,
+    Shape,
+    Verification,
+    on_an_h100,
+    standing_in_for_flash_attention,
+)
+from benchmarks.kernels_on_paper.variants import Variant, launches_become_variants
+from vllm_mtad.config.engine_checks import widest_float32_beams
+
+WIDTHS = (1, 2, 4, 8, 16)
+LENGTHS = (1, 2, 3, 4, 5, 8, 12, 16, 32)
+"""Draft lengths: all powers of two, and some between them; others differ from these in masks alone."""
+HEADS = {1: (8, 8), 4: (32, 8), 7: (28, 4), 8: (64, 8)}
+"""Query and KV heads by their ratio, which alone decides a program's tile."""
+META = torch.device("meta")
+REQUESTS = 3
+"""A number that Triton specialises nothing to."""
+SELECTION, CHOICE = "_beam_selection_kernel", "_draft_choice_kernel"
+
+
+class Recorder:
+    """The distinct variants that calls of the engine's own code would launch, in order."""
+
+    def __init__(self) -> None:
+        self._variants: dict[Variant, None] = {}
+        self._kept: Collection[str] | None = None
+
+    @property
+    def variants(self) -> list[Variant]:
+        return list(self._variants)
+
+    def _record(self, variant: Variant) -> None:
+        if self._kept is None or variant.name in self._kept:
+            self._variants.setdefault(variant)
+
+    def beams(
+        self,
+        shape: Shape,
+        depths: Iterable[int],
+        limits: Iterable[dict[str, Any]] = tuple(LIMITS.values()),
+        kept: Collection[str] | None = None,
+        num_reqs: int = REQUESTS,
+        **options: Any,
+    ) -> None:
+        """Beam steps of these depths under each of `limits`, and the choice. `kept`: names of kernels to record."""
+        with self.recording(kept):
+            drafting, depths = Drafting(shape, META, **options), tuple(depths)
+            for values in limits:
+                truncation = drafting.limit(**values)
+                for depth in depths:
+                    drafting.grow(lambda rows: _logits(shape, rows), depth, num_reqs, truncation)
+            drafting.choose(num_reqs, shape.gamma)
+
+    def attention(self, shape: Shape, num_reqs: int = REQUESTS, *, flash: bool = False) -> None:
+        """One layer's attention of a pass, and what a round plans for it."""
+        with self.recording():
+            drafting = Drafting(shape, META, flash=flash)
+            drafting.attend(drafting.plan(num_reqs)(1), drafting.projections(num_reqs))
+
+    def verification(self, shape: Shape, limits: dict[str, Any], num_reqs: int = REQUESTS, **options: Any) -> None:
+        with self.recording():
+            verification = Verification(shape, META, limits, **options)
+            batch = verification.batch([shape.gamma] * num_reqs)
+            verification.verify(_logits(shape, len(batch.drafted)), batch)
+
+    def recording(self, kept: Collection[str] | None = None) -> ExitStack:
+        """Within, launches are recorded; of all kernels, or of those that `kept` names."""
+        self._kept = kept
+        stack = ExitStack()
+        stack.enter_context(launches_become_variants(self._record))
+        stack.enter_context(on_an_h100())
+        stack.enter_context(standing_in_for_flash_attention())
+        return stack
+
+
+def _logits(shape: Shape, rows: int) -> torch.Tensor:
+    return torch.empty(rows, shape.vocab_size, dtype=shape.dtype, device=META)
+
+
+def whole_space() -> list[Variant]:
+    """What differs in code: a kernel's tiles, types, modes, and whether a step is the first."""
+    recorder, small = Recorder(), Shape(max_num_reqs=8)
+    for width in WIDTHS:
+        longest = small.but(beam_width=width, gamma=LENGTHS[-1])
+        for dtype in (torch.bfloat16, torch.float32):
+            recorder.beams(longest.but(dtype=dtype), (0, longest.gamma - 1))
+        recorder.beams(longest, (0, longest.gamma - 1), [{}], draft_sampling="beam_search", greedy="joint")
+        for gamma in LENGTHS:
+            recorder.beams(longest.but(gamma=gamma), {0, gamma - 1}, [{}], {SELECTION, CHOICE})
+        for heads in HEADS.values():
+            for head_size in (64, 128):
+                _attention(
+                    recorder, longest.but(gamma=4, num_heads=heads[0], num_kv_heads=heads[1], head_size=head_size)
+                )
+    for head_size in (80, 96):
+        recorder.attention(small.but(head_size=head_size))
+        recorder.attention(small.but(head_size=head_size, beam_width=16, num_heads=64))
+    for page_size in (32, 48, 64, 128, 256):
+        recorder.attention(small.but(page_size=page_size))
+    for gamma in LENGTHS:  # of these the suffix kernel knows the strides alone
+        recorder.attention(small.but(gamma=gamma))
+    _verifications(recorder, small)
+    return recorder.variants
+
+
+def _attention(recorder: Recorder, shape: Shape) -> None:
+    """With both readers of prefixes. FlashAttention has no float32, whose tiles are larger, and slow to compile."""
+    recorder.attention(shape)
+    recorder.attention(shape, flash=True)
+    group = shape.num_heads // shape.num_kv_heads
+    if group in (1, 8) and shape.beam_width <= _widest_float32_beams(shape):
+        recorder.attention(shape.but(dtype=torch.float32))
+
+
+def _widest_float32_beams(shape: Shape) -> int:
+    return widest_float32_beams(shape.num_heads, shape.num_kv_heads, shape.head_size)
+
+
+def _verifications(recorder: Recorder, shape: Shape) -> None:
+    for gamma in LENGTHS:
+        recorder.verification(shape.but(gamma=gamma), {})
+    for limits in ({}, {"top_p": 0.9}):
+        recorder.verification(shape, limits, acceptance="per_token", greedy="joint")
+        recorder.verification(shape.but(dtype=torch.float32), limits, use_fp64=True)
+
+
+def corners() -> list[Variant]:
+    """Of the whole space, the least and what needs most of a program."""
+    recorder, small = Recorder(), Shape(max_num_reqs=8)
+    least = small.but(beam_width=1, gamma=1, num_heads=8)
+    most = small.but(beam_width=WIDTHS[-1], gamma=LENGTHS[-1], num_heads=64, head_size=128)
+    recorder.beams(least, (0,), [{}])
+    recorder.beams(most, (LENGTHS[-1] - 1,))
+    for shape in (least, most, most.but(dtype=torch.float32, beam_width=_widest_float32_beams(most))):
+        recorder.attention(shape)
+    recorder.verification(least, {})
+    recorder.verification(most.but(dtype=torch.float32), {}, use_fp64=True, acceptance="per_token")
+    return recorder.variants
