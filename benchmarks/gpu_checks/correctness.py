@@ -19,7 +19,6 @@ from benchmarks.gpu_checks.subprocesses import Outcome, run_task
 NEAR_TIE = {"cuda": 1e-4, "cpu": 1e-5}
 BFLOAT16_SHARE = 0.9
 ALL_KINDS = ("greedy", "sampled", "truncated")
-ENGINE_SECONDS, REFERENCE_SECONDS = 150, 240
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ FULL = Size(
     },
 )
 TINY = Size(3, 3, 8, 3, 2, {"max_model_len": 192, "max_num_seqs": 4, "block_size": 32, "enforce_eager": True})
+SCHEDULE = [[1, 4, 4], [5, 8, 1]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ ENGINES = {
     "joint": Engine(("greedy",), {"greedy": "joint"}, options=FLOAT32),
     "float32": Engine(ALL_KINDS, options=FLOAT32),
     "alone": Engine(("greedy",), None, options=FLOAT32),
+    "schedule": Engine(("greedy",), {"num_speculative_tokens_per_batch_size": SCHEDULE}, options=FLOAT32),
     "float32_eager": Engine(ALL_KINDS, graphs=False, options=FLOAT32),
     "float32_sync": Engine(ALL_KINDS, options={"async_scheduling": False} | FLOAT32),
     "bfloat16": Engine(ALL_KINDS, dtype="bfloat16", options=FLASH),
@@ -92,7 +93,7 @@ def _llm_options(engine: Engine, size: Size) -> dict[str, Any]:
     return options | {"compilation_config": graphs}
 
 
-def _run_engine(name: str, engine: Engine, size: Size, logs: Path) -> Outcome:
+def _run_engine(name: str, engine: Engine, size: Size, logs: Path, limit: float) -> Outcome:
     widths = {"num_speculative_tokens": size.num_speculative_tokens, "beam_width": size.beam_width}
     arguments = {
         "mtad": None if engine.mtad is None else widths | engine.mtad,
@@ -103,10 +104,10 @@ def _run_engine(name: str, engine: Engine, size: Size, logs: Path) -> Outcome:
     }
     # Triton multiplies float32 as TF32 unless told otherwise, with three digits.
     environment = {"TRITON_F32_DEFAULT": "ieee"} if engine.dtype == "float32" else {}
-    return run_task("engine", arguments, logs / f"engine_{name}.log", ENGINE_SECONDS, environment)
+    return run_task("engine", arguments, logs / f"engine_{name}.log", limit, environment)
 
 
-def run(report: Report, device: str, tiny: bool) -> None:
+def run(report: Report, device: str, tiny: bool, limit: float) -> None:
     """The reference on the CPU, beside it the engines, two at a time on a GPU; then every check."""
     size, engines = (TINY, TINY_ENGINES) if tiny else (FULL, ENGINES)
     reference_arguments = {
@@ -117,10 +118,10 @@ def run(report: Report, device: str, tiny: bool) -> None:
     }
     found: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(2 if device == "cuda" else 1) as pool:
-        expected = beside.submit(
-            run_task, "reference", reference_arguments, report.logs / "reference.log", REFERENCE_SECONDS
-        )
-        running = {name: pool.submit(_run_engine, name, engine, size, report.logs) for name, engine in engines.items()}
+        expected = beside.submit(run_task, "reference", reference_arguments, report.logs / "reference.log", limit)
+        running = {
+            name: pool.submit(_run_engine, name, engine, size, report.logs, limit) for name, engine in engines.items()
+        }
         for name, future in running.items():
             outcome = future.result()
             found[name] = outcome.result
@@ -193,8 +194,9 @@ def _graphs_equal_eager_bfloat16(graphs: dict, eager: dict, device: str) -> Verd
 
 def _default_start_equals_eager(default: dict, eager: dict, device: str) -> Verdict:
     """Compiled models round elsewhere, which sampling shows more than greedy decoding."""
-    shares, replayed = _shares(default, eager), _replayed(default)
-    return shares["greedy"] >= BFLOAT16_SHARE and replayed, {"shares": shares, "graphs_replayed": replayed}
+    shares, modes = _shares(default, eager), default["facts"]["first_passes"]
+    replayed = _replayed(default) and modes.get("PIECEWISE", 0) > 0
+    return shares["greedy"] >= BFLOAT16_SHARE and replayed, {"shares": shares, "first_passes": modes}
 
 
 def _async_equals_sync(asynchronous: dict, synchronous: dict, device: str) -> Verdict:
@@ -213,6 +215,10 @@ def _backends_agree(flash: dict, triton: dict, device: str) -> Verdict:
 CHECKS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     "joint greedy equals the reference (float32)": (("joint", "reference"), _joint_equals_reference),
     "lossless greedy equals the target alone (float32)": (("float32", "alone"), _lossless_equals_target_alone),
+    "a schedule of draft lengths equals the target alone (float32)": (
+        ("schedule", "alone"),
+        _lossless_equals_target_alone,
+    ),
     "CUDA graphs equal eager (float32)": (("float32", "float32_eager"), _graphs_equal_eager_float32),
     "CUDA graphs equal eager (bfloat16)": (("bfloat16", "bfloat16_eager"), _graphs_equal_eager_bfloat16),
     "an engine as started by default equals eager (bfloat16)": (

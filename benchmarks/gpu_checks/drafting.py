@@ -3,6 +3,9 @@
 All variants live in one process and take turns. A round is timed twice: after the device went idle, so that the host's
 share of it counts; and queued behind other work, as it is in an engine whose host is a step ahead, where the device's
 share alone counts. Beside it stands the least time in which what must be read and written can be copied.
+
+vLLM's draft_model has no CUDA graphs; it is measured eagerly and compiled, as `vllm serve` runs it. One batch is
+skewed, and has the tokens of the balanced batch beside it.
 """
 
 from __future__ import annotations
@@ -18,31 +21,38 @@ import torch
 
 from benchmarks.gpu_checks.models import LLAMA_1B, TINY_DRAFT, ModelShape, weight_bytes, write_model
 from benchmarks.gpu_checks.report import append
-from benchmarks.gpu_checks.speculator_alone import SpeculatorAlone
+from benchmarks.gpu_checks.speculator_alone import Contexts, SpeculatorAlone
 from benchmarks.gpu_checks.timing import Times, copy_bandwidth
 
-TRUNCATION = {"top_k": 10, "top_p": 0.9}
+TRUNCATIONS: dict[str, dict[str, Any]] = {"": {}, "top-k/p": {"top_k": 10, "top_p": 0.9}, "top-p": {"top_p": 0.9}}
 REPEATS, REPEATS_BEHIND, WARM_UPS = 25, 15, 3
 MS_PER_LAUNCH = 2e-3
 
 
 @dataclass(frozen=True)
-class Variant:
+class Speculator:
     method: str
     beam_width: int = 1
-    graphs: bool = False
-    truncates: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
-        if self.method == "draft_model":
-            return "draft_model"
-        return f"mtad B{self.beam_width} {'graphs' if self.graphs else 'eager'}{' top-k/p' * self.truncates}"
+        return "draft_model" if self.method == "draft_model" else f"mtad B{self.beam_width}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A speculator and how it is used."""
+
+    speculator: Speculator
+    graphs: bool = False
+    truncation: str = ""
 
     @property
-    def speculator(self) -> str:
-        """Variants of one name share a speculator."""
-        return self.method if self.method == "draft_model" else f"mtad B{self.beam_width}"
+    def name(self) -> str:
+        how = ("graphs" if self.graphs else "eager") * (self.speculator.method == "mtad")
+        compiled = "compiled" * self.speculator.compiled
+        return " ".join(filter(None, (self.speculator.name, how, compiled, self.truncation)))
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,10 @@ class Setting:
     dtype: str
     gamma: int
     beam_widths: tuple[int, ...]
+    compiled_width: int | None
     truncated_width: int
-    shapes: tuple[tuple[int, int], ...]
-    """(requests, context), in the order of their weight."""
+    batches: tuple[Contexts, ...]
+    """In the order of their weight."""
     options: dict[str, Any]
 
 
@@ -61,110 +72,137 @@ GPU = Setting(
     LLAMA_1B,
     "bfloat16",
     4,
-    (1, 4, 8),
+    (1, 4, 8, 16),
     4,
-    ((1, 2048), (32, 2048), (8, 2048), (128, 2048), (1, 256), (32, 256), (8, 256), (128, 256)),
-    {"max_model_len": 4096, "max_num_batched_tokens": 2048, "block_size": 16, "attention_backend": "FLASH_ATTN"},
+    4,
+    (
+        *((2048,) * requests for requests in (1, 32)),
+        (32_768, *(1024,) * 15),
+        (3008,) * 16,  # as many tokens, shared out evenly
+        *((2048,) * 8, (1024,) * 128),
+        *((256,) * requests for requests in (1, 32, 8, 128)),
+    ),
+    {"max_model_len": 40_960, "max_num_batched_tokens": 2048, "block_size": 16, "attention_backend": "FLASH_ATTN"},
 )
 TINY = Setting(
     TINY_DRAFT,
     "float32",
     3,
     (1, 2),
+    None,
     2,
-    ((1, 40), (2, 40)),
+    ((40,), (110, 20, 20)),
     {"max_model_len": 128, "max_num_batched_tokens": 128, "block_size": 32, "enforce_eager": True},
 )
 
 
-def _variants(setting: Setting, graphs: bool) -> list[Variant]:
-    found = [Variant("draft_model")]
-    for width in setting.beam_widths:
-        for truncates in (False, True) if width == setting.truncated_width else (False,):
-            found += [Variant("mtad", width, graphed, truncates) for graphed in ((True, False) if graphs else (False,))]
+def describe(contexts: Contexts) -> dict[str, int]:
+    """A batch in a record: its requests, their mean context, and the longest."""
+    return {"requests": len(contexts), "context": sum(contexts) // len(contexts), "longest": max(contexts)}
+
+
+def _speculators(setting: Setting, mode: int) -> list[Speculator]:
+    found = [Speculator("draft_model"), *(Speculator("mtad", width) for width in setting.beam_widths)]
+    if mode == 3 and setting.compiled_width is not None:
+        found += [Speculator("draft_model", compiled=True), Speculator("mtad", setting.compiled_width, compiled=True)]
     return found
 
 
-def measure(file: str, folder: str, tiny: bool, only_first: bool, seconds: float, mode: int, only: list[str]) -> bool:
-    """Appends a record for each variant and shape to `file`; no shape is begun after `seconds`.
+def _variants(setting: Setting, speculator: Speculator, graphs: bool) -> list[Variant]:
+    if speculator.method == "draft_model":
+        return [Variant(speculator)]
+    is_truncated = speculator.beam_width == setting.truncated_width and not speculator.compiled
+    truncations = tuple(TRUNCATIONS) if is_truncated else ("",)
+    return [
+        Variant(speculator, graphed, truncation)
+        for truncation in truncations
+        for graphed in ((True, False) if graphs else (False,))
+    ]
+
+
+def measure(
+    file: str, folder: str, tiny: bool, only_first: bool, seconds: float, mode: int, only: list[str] | None
+) -> bool:
+    """Appends a record for each variant and batch to `file`; no batch is begun after `seconds`.
 
     Args:
         folder: for the model.
-        mode: vLLM's compilation mode.
+        mode: vLLM's compilation mode of the compiled variants; 0 leaves them out.
         only: names of speculators. One that cannot be built is recorded as an error and left out.
     """
     start, records = time.monotonic(), Path(file)
     setting = TINY if tiny else GPU
-    shapes = list(setting.shapes[:2] if only_first else setting.shapes)
-    variants = [v for v in _variants(setting, graphs=not tiny) if v.speculator in only]
+    batches = setting.batches[:2] if only_first else setting.batches
     model = write_model(Path(folder) / "draft", setting.shape, setting.dtype)
-    built: dict[str, SpeculatorAlone] = {}
-    for name in only:
-        first = next(v for v in variants if v.speculator == name)
+    built: dict[Speculator, SpeculatorAlone] = {}
+    for speculator in _speculators(setting, mode):
+        if only is not None and speculator.name not in only:
+            continue
         try:
-            built[name] = _build(model, setting, shapes, first, mode)
+            built[speculator] = _build(model, setting, batches, speculator)
             if not tiny:
-                built[name].capture()  # where this fails, the eager variants are still measured
+                built[speculator].capture()  # where this fails, the eager variants are still measured
         except Exception:
+            name = Variant(speculator).name
             append(records, {"part": "drafting", "variant": name, "error": traceback.format_exc(limit=-6)})
     bandwidth = None if tiny else copy_bandwidth()
     if bandwidth:
         append(records, {"part": "drafting", "copy_bytes_per_second": bandwidth})
-    for requests, context in shapes:
+    for contexts in batches:
+        at = {"part": "drafting"} | describe(contexts)
         if time.monotonic() - start > seconds:
-            append(records, {"part": "drafting", "requests": requests, "context": context, "skipped": "no time left"})
+            append(records, at | {"skipped": "no time left"})
             continue
-        for record in _shape(setting, built, variants, requests, context, bandwidth):
-            append(records, {"part": "drafting", "requests": requests, "context": context, "mode": mode} | record)
+        for record in _batch(setting, built, contexts, bandwidth):
+            append(records, at | record)
     if not tiny:
         # Last, for a profiler slows what it has once looked at.
-        for variant in variants:
-            if not variant.graphs and variant.speculator in built:
-                _count_launches(records, built[variant.speculator], variant)
+        for speculator, alone in built.items():
+            for variant in _variants(setting, speculator, graphs=False):
+                _count_launches(records, alone, variant)
     return True
 
 
-def _build(model: str, setting: Setting, shapes: list[tuple[int, int]], variant: Variant, mode: int) -> SpeculatorAlone:
-    speculative: dict[str, Any] = {"method": variant.method, "num_speculative_tokens": setting.gamma}
-    own = {"beam_width": variant.beam_width} if variant.method == "mtad" else {"draft_sample_method": "probabilistic"}
+def _build(model: str, setting: Setting, batches: tuple[Contexts, ...], speculator: Speculator) -> SpeculatorAlone:
+    speculative: dict[str, Any] = {"method": speculator.method, "num_speculative_tokens": setting.gamma}
+    is_mtad = speculator.method == "mtad"
+    own = {"beam_width": speculator.beam_width} if is_mtad else {"draft_sample_method": "probabilistic"}
     options = {"dtype": setting.dtype} | setting.options
     if not options.get("enforce_eager"):
-        sizes = sorted({requests * (setting.gamma + 2) for requests, _ in shapes})
-        options["compilation_config"] = {"mode": mode, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": sizes}
-    return SpeculatorAlone(model, speculative | own, shapes, options)
+        options["compilation_config"] = {
+            "mode": 3 if speculator.compiled else 0,
+            "cudagraph_mode": "FULL_DECODE_ONLY",
+            "cudagraph_capture_sizes": sorted({len(contexts) * (setting.gamma + 2) for contexts in batches}),
+        }
+    return SpeculatorAlone(model, speculative | own, batches, options)
 
 
-def _shape(
-    setting: Setting,
-    built: dict[str, SpeculatorAlone],
-    variants: list[Variant],
-    requests: int,
-    context: int,
-    bandwidth: float | None,
+def _batch(
+    setting: Setting, built: dict[Speculator, SpeculatorAlone], contexts: Contexts, bandwidth: float | None
 ) -> list[dict[str, Any]]:
-    """A record for each variant at one shape."""
+    """A record for each variant."""
     for each in built.values():
-        each.set_batch(requests, context)
+        each.set_batch(contexts)
     rounds: dict[Variant, Callable[[], Any]] = {}
     records: dict[Variant, dict[str, Any]] = {}
     failed: list[dict[str, Any]] = []
-    for variant in variants:
-        if (alone := built.get(variant.speculator)) is None:
-            continue
+    for variant in [v for s in built for v in _variants(setting, s, graphs=bandwidth is not None)]:
+        alone = built[variant.speculator]
         _prepare(alone, variant)
-        found = alone.graphs_found(variant.truncates)
-        if variant.graphs and not all(found.values()):
-            failed.append({"variant": variant.name, "skipped": f"graphs: {found}"})
-            continue
-        record = {"variant": variant.name, "beam_width": variant.beam_width}
+        record: dict[str, Any] = {"variant": variant.name, "beam_width": variant.speculator.beam_width}
+        before = alone.replays
         try:
             drafts = alone.propose()
             in_vocabulary = bool(((drafts >= 0) & (drafts < setting.shape.vocab_size)).all())
         except Exception:
             failed.append(record | {"error": traceback.format_exc(limit=-6)})
             continue
+        record["replays"] = {name: n - before[name] for name, n in alone.replays.items()}
+        if variant.graphs and not all(record["replays"].values()):
+            failed.append(record | {"timed": False, "passed": False})
+            continue
         waits = None if bandwidth is None else _wait_for_the_device(alone)
-        passed = in_vocabulary and (waits is None or variant.method != "mtad")
+        passed = in_vocabulary and (waits is None or variant.speculator.method != "mtad")
         records[variant] = record | {"timed": bandwidth is not None, "passed": passed, "host_waits_at": waits}
         rounds[variant] = alone.propose
     if bandwidth is not None:
@@ -176,7 +214,7 @@ def _shape(
                 if repeat < REPEATS_BEHIND:
                     times[variant].time(propose, repeat >= 0, behind=True)
         for variant, record in records.items():
-            moved = _bytes(setting, built[variant.speculator], variant.beam_width, requests, context)
+            moved = _bytes(setting, built[variant.speculator], variant.speculator.beam_width, contexts)
             record |= times[variant].summary() | {"bytes": moved, "floor_ms": moved / bandwidth * 1e3}
     return [*records.values(), *failed]
 
@@ -195,14 +233,14 @@ def _wait_for_the_device(alone: SpeculatorAlone) -> str | None:
 
 def _prepare(alone: SpeculatorAlone, variant: Variant) -> None:
     alone.use_graphs(variant.graphs)
-    alone.set_sampling(**(TRUNCATION if variant.truncates else {}))
+    alone.set_sampling(**TRUNCATIONS[variant.truncation])
 
 
-def _bytes(setting: Setting, alone: SpeculatorAlone, beam_width: int, requests: int, context: int) -> int:
+def _bytes(setting: Setting, alone: SpeculatorAlone, beam_width: int, contexts: Contexts) -> int:
     """gamma times the weights and the prefix's KV, and every logit written and read once."""
     size = torch.finfo(getattr(torch, setting.dtype)).bits // 8
-    passes = weight_bytes(alone.speculator.model) + requests * context * setting.shape.kv_values_per_token * size
-    rows = requests * (1 + (setting.gamma - 1) * beam_width)
+    passes = weight_bytes(alone.speculator.model) + sum(contexts) * setting.shape.kv_values_per_token * size
+    rows = len(contexts) * (1 + (setting.gamma - 1) * beam_width)
     return setting.gamma * passes + 2 * rows * setting.shape.vocab_size * size
 
 
@@ -212,7 +250,7 @@ def _count_launches(records: Path, alone: SpeculatorAlone, variant: Variant) -> 
 
     record = {"part": "drafting", "variant": variant.name}
     try:
-        alone.set_batch(*GPU.shapes[0])
+        alone.set_batch(GPU.batches[0])
         _prepare(alone, variant)
         alone.propose()
         torch.cuda.synchronize()

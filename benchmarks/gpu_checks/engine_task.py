@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.gpu_checks.graph_use import count_first_passes, count_replays
 from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import evaluation_examples
 
@@ -44,7 +45,7 @@ def generate(
     speculative = None if mtad is None else {"method": "mtad", "model": str(MINISQL.draft)} | mtad
     prompts: Any = [{"prompt_token_ids": ids} for ids in prompt_ids(count)]
     llm = LLM(str(MINISQL.target), speculative_config=speculative, **options)
-    llm.collective_rpc(count_replays)
+    llm.collective_rpc(count_graphs)
     tokens: dict[str, Any] = {}
     margins: dict[str, Any] = {}
     for kind in kinds:
@@ -72,26 +73,16 @@ def _margin(position: dict[int, Any]) -> float:
     return best - second
 
 
-def count_replays(worker: Any) -> None:
-    """In the worker: count how often each of the speculator's graph managers replays."""
-    speculator = getattr(worker.model_runner, "speculator", None)
-    for name in ("first_pass_graphs", "beam_graphs"):
-        if (manager := getattr(speculator, name, None)) is not None:
-            _count_calls(manager)
-
-
-def _count_calls(manager: Any) -> None:
-    run, manager.replays = manager.run_fullgraph, 0
-
-    def run_and_count(descriptor: Any) -> Any:
-        manager.replays += 1
-        return run(descriptor)
-
-    manager.run_fullgraph = run_and_count
+def count_graphs(worker: Any) -> None:
+    """In the worker: from now on, how the parts of each drafting round run."""
+    if (speculator := getattr(worker.model_runner, "speculator", None)) is not None:
+        count_first_passes(speculator)
+        for name in ("first_pass_graphs", "beam_graphs"):
+            count_replays(getattr(speculator, name))
 
 
 def describe_worker(worker: Any) -> dict[str, Any]:
-    """In the worker: its classes, its attention backends, its graphs and how often they were replayed."""
+    """In the worker: its classes, its attention backends, its graphs and how drafting rounds ran."""
     runner = worker.model_runner
     speculator = getattr(runner, "speculator", None)
     facts: dict[str, Any] = {
@@ -105,8 +96,9 @@ def describe_worker(worker: Any) -> dict[str, Any]:
         facts["draft_attention"] = sorted(
             {group.backend.get_name() for groups in speculator.attn_groups for group in groups}
         )
-    for name in ("first_pass_graphs", "beam_graphs"):
-        if (manager := getattr(speculator, name, None)) is not None:
+        facts["first_passes"] = dict(speculator.first_passes)
+        for name in ("first_pass_graphs", "beam_graphs"):
+            manager = getattr(speculator, name)
             facts[name] = {"captured": len(manager.graphs), "replays": manager.replays}
     return facts
 

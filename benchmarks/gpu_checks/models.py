@@ -12,7 +12,7 @@ from vllm_mtad.pair.widen import SHAPES, Shape
 if TYPE_CHECKING:
     from torch import nn
 
-MAX_POSITIONS = 8192
+MAX_POSITIONS = 40_960
 _LOGIT_SPREAD = 3.0
 
 

@@ -1,12 +1,13 @@
 """A speculator as an engine builds it, without an engine and without a target.
 
 The worker, the model runner, the KV cache and the graphs are set up by vLLM's own code, in the order of its executor
-and engine core; only the target's weights are left out, and with them its layers. What is synthetic is the batch: so
-many requests that each have gamma + 1 new tokens, all accepted, behind a context of random KV.
+and engine core; only the target's weights are left out, and with them its layers. What is synthetic is the batch: its
+requests each have gamma + 1 new tokens, all accepted, behind a context of random KV.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from multiprocessing import Lock
 from typing import Any
 
@@ -26,7 +27,11 @@ from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.worker_base import WorkerWrapperBase
 
+from benchmarks.gpu_checks.graph_use import count_replays
 from benchmarks.gpu_checks.models import spread_weights
+
+Contexts = tuple[int, ...]
+"""Tokens of each request of a batch."""
 
 
 class SpeculatorAlone:
@@ -35,22 +40,22 @@ class SpeculatorAlone:
     Args:
         model: folder of the draft's shape, given to vLLM as the target too.
         speculative: fields of the speculative configuration, method and gamma among them.
-        shapes: (requests, context) of every batch to come.
+        batches: the contexts of every batch to come.
         options: of `EngineArgs`.
     """
 
     def __init__(
-        self, model: str, speculative: dict[str, Any], shapes: list[tuple[int, int]], options: dict[str, Any]
+        self, model: str, speculative: dict[str, Any], batches: Sequence[Contexts], options: dict[str, Any]
     ) -> None:
         self.gamma: int = speculative["num_speculative_tokens"]
         self._block_size: int = options["block_size"]
-        blocks = 1 + max(requests * self._blocks_per_request(context) for requests, context in shapes)
+        blocks = 1 + max(sum(map(self._blocks, contexts)) for contexts in batches)
         config = EngineArgs(
             model=model,
             load_format="dummy",
             skip_tokenizer_init=True,
             speculative_config={"model": model} | speculative,
-            max_num_seqs=max(requests for requests, _ in shapes),
+            max_num_seqs=max(map(len, batches)),
             num_gpu_blocks_override=blocks + 1,
             gpu_memory_utilization=0.05,  # of which nothing is taken: blocks are counted above
             enable_prefix_caching=False,
@@ -65,9 +70,11 @@ class SpeculatorAlone:
                 cache.normal_()
         names = ("first_pass_graphs", "beam_graphs")
         self._graphs = {name: getattr(self.speculator, name) for name in names if hasattr(self.speculator, name)}
+        for manager in self._graphs.values():
+            count_replays(manager)
         self._batch: InputBatch | None = None
 
-    def _blocks_per_request(self, context: int) -> int:
+    def _blocks(self, context: int) -> int:
         return cdiv(context + self.gamma + 2, self._block_size)
 
     # -- graphs ---------------------------------------------------------------------------------------
@@ -83,33 +90,28 @@ class SpeculatorAlone:
         for name, manager in self._graphs.items():
             setattr(self.speculator, name, manager if use else None)
 
-    def graphs_found(self, truncates: bool) -> dict[str, bool]:
-        """Whether a round on the present batch would replay: the first pass, the beams."""
-        assert self._batch is not None
-        first, beams = (getattr(self.speculator, n, None) for n in ("first_pass_graphs", "beam_graphs"))
-        requests = self._batch.num_reqs
-        return {
-            "first_pass": first is not None and first.find(requests, self.gamma + 2) is not None,
-            "beams": beams is not None and beams.find(requests, self.gamma, truncates) is not None,
-        }
+    @property
+    def replays(self) -> dict[str, int]:
+        """How often each sort of graph was replayed so far."""
+        return {name: manager.replays for name, manager in self._graphs.items()}
 
     # -- a batch --------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def set_batch(self, requests: int, context: int) -> None:
-        """`requests` that each have `context` tokens before the one that the target has just given."""
-        runner, new = self.runner, self.gamma + 1
-        computed = context - new
+    def set_batch(self, contexts: Contexts) -> None:
+        """A request for each of `contexts`, its tokens before the one that the target has just given."""
+        runner, requests, new = self.runner, len(contexts), self.gamma + 1
+        computed = np.array(contexts, dtype=np.int32) - new
         batch = InputBatch.make_dummy(requests, requests * new, runner.input_buffers, is_padding=False)
-        batch.seq_lens += computed
-        batch.seq_lens_cpu_upper_bound += computed
-        batch.num_computed_tokens_np.fill(computed)
-        batch.positions.copy_(torch.from_numpy(np.tile(np.arange(computed, context, dtype=np.int64), requests)))
+        batch.seq_lens += torch.from_numpy(computed).to(runner.device)
+        batch.seq_lens_cpu_upper_bound += torch.from_numpy(computed)
+        batch.num_computed_tokens_np[:] = computed
+        batch.positions.copy_(torch.from_numpy((computed[:, None] + np.arange(new)).ravel()))
         batch.input_ids.random_(0, runner.vocab_size)
-        blocks = self._blocks_per_request(context)
-        for i in range(requests):
-            first = 1 + i * blocks
+        first = 1
+        for i, blocks in enumerate(map(self._blocks, contexts)):
             runner.block_tables.append_block_ids(i, (list(range(first, first + blocks)),), overwrite=True)
+            first += blocks
         runner.block_tables.apply_staged_writes()
         runner.block_tables.gather_block_tables(batch.idx_mapping, num_reqs_padded=requests)
         self._batch = batch

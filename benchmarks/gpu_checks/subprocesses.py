@@ -1,5 +1,5 @@
-"""Runs one task (`tasks`) in a process of its own, with a time limit and a log, so that what fails there, a poisoned
-CUDA context among it, neither hides nor harms what comes next."""
+"""Runs each task (`tasks`) and each server in a process of its own, with a time limit and a log, so that what fails
+there, a poisoned CUDA context among it, neither hides nor harms what comes next."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,26 @@ def run_task(
     name: str, arguments: dict[str, Any], log: Path, limit: float, environment: dict[str, str] | None = None
 ) -> Outcome:
     """`tasks.TASKS[name](**arguments)`; everything in `arguments` and the result go through JSON."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, log.open("w") as output:
+    with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.gpu_checks.tasks", name, str(result), json.dumps(arguments)]
+        with started(command, log, environment) as process:
+            try:
+                code: int | str = process.wait(timeout=limit)
+            except subprocess.TimeoutExpired:
+                code = f"stopped after {limit:.0f} s"
+        seconds = round(time.monotonic() - start, 1)
+        if result.exists():  # whatever happened at exit
+            return Outcome(json.loads(result.read_text()), None, seconds)
+    return Outcome(None, f"{name}: exit status {code}; {log}:\n{tail(log)}", seconds)
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen]:
+    """A running process that writes to `log`; with the block it ends, and what it started."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -58,19 +74,13 @@ def run_task(
         )
         _running.add(process)
         try:
-            code: int | str = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            code = f"stopped after {limit:.0f} s"
+            yield process
         finally:
             _end_group(process)
-        seconds = round(time.monotonic() - start, 1)
-        if result.exists():  # whatever happened at exit
-            return Outcome(json.loads(result.read_text()), None, seconds)
-    return Outcome(None, f"{name}: exit status {code}; {log}:\n{_tail(log)}", seconds)
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """The task's process and those that it started: an engine that outlived its front end would keep the memory."""
+    """The process and those that it started: an engine that outlived its front end would keep the memory."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -83,5 +93,5 @@ def end_all() -> None:
         _end_group(process)
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
     return "\n".join(line[:300] for line in log.read_text(errors="replace").splitlines()[-_LAST_LINES:])

@@ -13,7 +13,7 @@ TASKS = {
     "engine": "benchmarks.gpu_checks.engine_task:generate",
     "reference": "benchmarks.gpu_checks.engine_task:reference",
     "drafting": "benchmarks.gpu_checks.drafting:measure",
-    "step": "benchmarks.gpu_checks.step:measure",
+    "steps": "benchmarks.gpu_checks.step:measure",
 }
 
 

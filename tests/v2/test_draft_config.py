@@ -49,16 +49,6 @@ def test_the_draft_is_compiled_for_its_largest_pass_and_the_target_for_its_own(s
     assert last_token(config) == config.scheduler_config.max_num_batched_tokens == TOKENS
 
 
-@pytest.mark.parametrize("gamma", [1, 4, 6, 12, 32])
-@pytest.mark.parametrize(("tokens", "requests"), [(8192, 1024), (2048, 256), (4096, 1024), (1024, 256), (48, 8)])
-def test_the_kernel_warm_up_stays_within_the_draft_s_largest_pass(small_pair, gamma, tokens, requests):
-    """vLLM's `_warmup_kernels`: so many prompts of gamma + 2 tokens as fit, and each gets a token more."""
-    config = engine_config(small_pair, num_speculative_tokens=gamma)
-    config.scheduler_config.max_num_batched_tokens, config.scheduler_config.max_num_seqs = tokens, requests
-    prompts = min(requests, tokens // (gamma + 2))
-    assert prompts * (gamma + 3) <= last_token(as_loaded(config))
-
-
 def test_layers_register_where_the_target_s_do(small_pair):
     config = engine_config(small_pair)
     loaded = as_loaded(config)

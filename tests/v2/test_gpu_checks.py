@@ -1,36 +1,98 @@
 """The GPU checks on toy shapes: what they build and compare, not what they time."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
 
 from benchmarks.gpu_checks import correctness
-from benchmarks.gpu_checks.aims import add_aims
+from benchmarks.gpu_checks.aims import CLAIMS, conclude
 from benchmarks.gpu_checks.report import FILE, Report
+from benchmarks.gpu_checks.serve import findings
 from benchmarks.machine import ROOT
+from tests.commands import run
+
+if torch.cuda.is_available():
+    pytest.skip("--tiny is for the interpreter", allow_module_level=True)
 
 
-def test_tiny_drafting_and_correctness_write_their_records(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("--tiny is for the interpreter")
-    arguments = ["--tiny", "--device", "cpu", "--parts", "correctness,drafting", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "benchmarks.gpu_checks", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """All parts once, on toy shapes."""
+    folder = tmp_path_factory.mktemp("gpu_checks")
+    arguments = ["--tiny", "--device", "cpu", "--out", folder]
+    done = run(sys.executable, "-m", "benchmarks.gpu_checks", *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    machine, *records = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    machine, *others = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
     assert machine["part"] == "machine"
     assert machine["versions"]["vllm"].startswith("0.32.0")
-    assert machine["command"].endswith(" ".join(arguments))
-    (check,) = [r for r in records if "check" in r]
-    assert check["passed"]
+    return others
+
+
+def of(records, part: str, field: str):
+    return [record for record in records if record["part"] == part and field in record]
+
+
+def test_no_part_has_an_error_or_a_failed_check(records):
+    assert [r for r in records if "error" in r or r.get("passed") is False] == []
+
+
+def test_a_server_starts_answers_and_is_searched(records):
+    checks = {r["check"].split(": ")[1]: r["detail"] for r in of(records, "serve", "check")}
+    assert list(checks) == [
+        "starts",
+        "answers every request",
+        "no step waits for the device",
+        "nothing is compiled in service",
+        "its log has no errors",
+    ]
+    assert checks["answers every request"]["drafts"] > 0
+
+
+def test_joint_greedy_equals_the_reference(records):
+    (check,) = of(records, "correctness", "check")
     assert check["detail"]["certain"] == check["detail"]["equal"] >= 2
-    drafting = [r for r in records if r["part"] == "drafting"]
-    variants = {"draft_model", "mtad B1 eager", "mtad B2 eager", "mtad B2 eager top-k/p"}
-    assert {(r["requests"], r["variant"]) for r in drafting} == {(n, v) for n in (1, 2) for v in variants}
-    assert all(r["passed"] and not r["timed"] and "ms" not in r for r in drafting)
+
+
+def test_a_skewed_batch_is_drafted_for_too(records):
+    drafting = of(records, "drafting", "variant")
+    variants = {"draft_model", "mtad B1 eager", "mtad B2 eager", "mtad B2 eager top-k/p", "mtad B2 eager top-p"}
+    assert {r["variant"] for r in drafting} == variants
+    assert {(r["requests"], r["context"], r["longest"]) for r in drafting} == {(1, 40, 40), (3, 50, 110)}
+    assert not any(r["timed"] or "ms" in r for r in drafting)
+
+
+def test_under_arrivals_most_steps_hold_a_prefill(records):
+    (trace,) = of(records, "arrivals", "steps")
+    assert trace["served"] == 6
+    assert sum(trace["first_passes_with_prefill"].values()) == trace["with_prefill"] > trace["steps"] / 2
+
+
+def test_every_claim_is_in_the_readme_and_has_its_check(records):
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for claim in CLAIMS:
+        assert claim.words in readme
+    said = {record["claim"]: record["holds"] for record in of(records, "claims", "claim")}
+    assert said.keys() == {claim.words for claim in CLAIMS}
+    assert said["joint greedy equal to the slow reference"] == "yes"
+    assert said["at most 16 on a GPU"] == "not looked at"
+
+
+LOG = """
+(APIServer pid=1) INFO MTAD is on: beam_width=4
+(EngineCore pid=2) INFO MTAD scratch: 3 MiB
+(EngineCore pid=2) WARNING Triton kernel JIT compilation during inference: _a_kernel
+RuntimeError: GPU<->CPU sync detected
+"""
+
+
+def test_a_log_is_searched_for_what_must_not_be_there():
+    found = findings(LOG, on_gpu=True)
+    assert found["missing"] == ["monitor"]
+    assert len(found["says"]) == 2
+    for what in ("errors", "waits", "compiles"):
+        assert len(found[what]) == 1, what
 
 
 def engine_result(tokens, async_scheduling=True, replays=1, backend="FLASH_ATTN"):
@@ -71,16 +133,20 @@ def test_a_near_tie_excuses_one_request_and_not_many():
     assert not verdict({"tokens": {"greedy": [[1, 9]] * 4 + [[1, 2]] * 4}}, expected, "cuda")[0]
 
 
-def test_aims_compare_with_one_beam_and_with_draft_model(tmp_path, capsys):
+def test_aims_compare_with_one_beam_with_draft_model_and_with_a_balanced_batch(tmp_path, capsys):
     report = Report(tmp_path)
-    for variant, ms in (("mtad B1 graphs", 4.0), ("mtad B4 graphs", 5.0), ("draft_model", 11.0)):
-        times = {"ms": [ms] * 3, "device_ms": [ms] * 3, "host_ms": 1.0, "floor_ms": 2.0, "timed": True, "passed": True}
-        report.add("drafting", requests=1, context=2048, variant=variant, **times)
+    batches = {(1, 2048, 2048): {"mtad B1 graphs": 4.0, "mtad B4 graphs": 5.0, "draft_model": 11.0}}
+    batches |= {(16, 3008, 32_768): {"mtad B4 graphs": 9.0}, (16, 3008, 3008): {"mtad B4 graphs": 3.0}}
+    for (requests, context, longest), variants in batches.items():
+        for variant, ms in variants.items():
+            times = {"ms": [ms] * 3, "device_ms": [ms] * 3, "host_ms": 1.0, "floor_ms": 2.0, "timed": True}
+            shape = {"requests": requests, "context": context, "longest": longest, "beam_width": 4}
+            report.add("drafting", **shape, variant=variant, passed=True, **times)
     times = {"step_ms": 12.0, "target_ms": 10.0, "acceptance_ms": 0.6, "drafting_ms": 1.0, "timed": True}
     report.add("step", requests=8, sampling="T=1", **times)
-    add_aims(report)
-    aims = [record for record in report.records() if "aim" in record]
-    assert [(round(a["value"], 2), a["met"]) for a in aims] == [(1.25, False), (0.45, True)] * 2 + [(0.06, False)]
+    conclude(report)
+    aims = [(round(r["value"], 2), r["met"]) for r in report.records() if "aim" in r]
+    assert aims == [(1.25, False), (0.45, True), (3.0, False)] * 2 + [(0.06, False)]
     report.print_tables()
     table = capsys.readouterr().out
     assert "MISSED" in table
