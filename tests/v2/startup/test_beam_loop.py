@@ -8,25 +8,16 @@ import torch
 from triton.runtime.interpreter import GridExecutor
 from vllm.config import set_current_vllm_config
 
-from benchmarks.gpu_checks.models import write_model
 from tests.v2.startup.gpus import GPUS, default_sizes_of
+from tests.v2.startup.shapes import PAIRS
 from tests.v2.startup.stand_ins import META, StandInDraft, StandInLayer, check_launch, flash_attention
-from tests.v2.startup.test_sizes import BLOCK_SIZE, PAIRS, configured, draft_s_largest
+from tests.v2.startup.test_sizes import BLOCK_SIZE, configured, draft_s_largest
 from vllm_mtad.runners.v2.beams import Truncation
 from vllm_mtad.runners.v2.graphs import request_buckets
 from vllm_mtad.runners.v2.speculator import MTADSpeculator
 
 BACKENDS = {9: "FLASH_ATTN"}
 """By the GPU's generation; elsewhere our kernel reads the prefix."""
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        name: tuple(write_model(folder / name / role, shape, "bfloat16") for role, shape in zip("td", shapes))
-        for name, shapes in PAIRS.items()
-    }
 
 
 @pytest.fixture(autouse=True)

@@ -17,27 +17,15 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.worker.gpu.warmup import _warmup_kernels
 
-from benchmarks.gpu_checks.models import LLAMA_1B, LLAMA_8B, ModelShape, write_model
 from tests.v2.startup.gpus import GPUS, default_sizes_of
+from tests.v2.startup.shapes import PAIRS
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.graphs import BeamGraphManager, FirstPassGraphManager
 
-QWEN_32B = ModelShape(5120, 25_600, 64, 64, 8, 128, 151_936, tie_word_embeddings=False)
-QWEN_06B = ModelShape(1024, 3072, 28, 16, 8, 128, 151_936, tie_word_embeddings=True)
-PAIRS = {"Llama": (LLAMA_8B, LLAMA_1B), "Qwen": (QWEN_32B, QWEN_06B)}
 SERVE, OFFLINE = UsageContext.OPENAI_API_SERVER, UsageContext.LLM_CLASS
 GAMMAS, BEAM_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 12), (1, 4, 8, 16)
 SMALL_BUDGETS = [(8, 48), (256, 1024), (1024, 4096), (1, 16), (40, 130)]
 BLOCK_SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        name: tuple(write_model(folder / name / role, shape, "bfloat16") for role, shape in zip("td", shapes))
-        for name, shapes in PAIRS.items()
-    }
 
 
 def configured(pair, gamma, beam_width, context=SERVE, **options):
