@@ -50,7 +50,13 @@ class DrawNoise:
     deterministic: torch.Tensor | None = None
 
 
-def beam_step(beams: Beams, draft: WarpedRows, beam_width: int, noise: DrawNoise | None) -> Beams:
+def beam_step(
+    beams: Beams,
+    draft: WarpedRows,
+    beam_width: int,
+    noise: DrawNoise | None,
+    keeps_argmax: torch.Tensor | None = None,
+) -> Beams:
     """Extend every beam by one token and keep `beam_width` of the (beam, token) pairs.
 
     With noise: a draw without replacement in proportion to the joint weight w(j, v) = b_j q(v | beam j)
@@ -59,6 +65,8 @@ def beam_step(beams: Beams, draft: WarpedRows, beam_width: int, noise: DrawNoise
     Args:
         beams: `[num_reqs, width]` beams of the step before.
         draft: warped rows of the draft model, `[num_reqs * width, candidates]`, beam-major per request.
+        keeps_argmax: bool `[num_reqs]`, the requests whose slot 0 always holds the draft model's argmax chain (lossless
+            greedy trees), or None.
     """
     num_reqs, width = beams.scores.shape
     candidates = draft.log_probs.shape[1]
@@ -69,7 +77,10 @@ def beam_step(beams: Beams, draft: WarpedRows, beam_width: int, noise: DrawNoise
     else:
         tokens = draft.token_ids.view(num_reqs, width * candidates)
 
-    picked = _pick(joint, tokens, width, min(beam_width, joint.shape[1]), noise)
+    sure = None
+    if keeps_argmax is not None:
+        sure = torch.where(keeps_argmax, _first_argmax(log_q[:, 0], tokens[:, :candidates]), -1)
+    picked = _pick(joint, tokens, width, min(beam_width, joint.shape[1]), noise, sure)
     scores = joint.gather(1, picked)
     parents = (picked // candidates).masked_fill_(scores == -torch.inf, 0)
     own_log_q = log_q.flatten(1).gather(1, picked)
@@ -82,9 +93,15 @@ def beam_step(beams: Beams, draft: WarpedRows, beam_width: int, noise: DrawNoise
     return grown if picked.shape[1] == beam_width else _with_dead_slots(grown, beam_width)
 
 
+def chosen_slots(beams: Beams, keeps_argmax: torch.Tensor | None = None) -> torch.Tensor:
+    """`[num_reqs]` int64: the live beam with the largest weight, or the argmax chain where it is kept."""
+    best = beams.scores.argmax(1)
+    return best if keeps_argmax is None else best.masked_fill(keeps_argmax, 0)
+
+
 def choose_draft(beams: Beams) -> tuple[torch.Tensor, torch.Tensor]:
     """The live beam with the largest weight: (tokens, log q), each `[num_reqs, depth]`."""
-    best = beams.scores.argmax(1)[:, None]
+    best = chosen_slots(beams)[:, None]
     return _of_parents(beams.tokens, best)[:, 0], _of_parents(beams.log_q, best)[:, 0]
 
 
@@ -93,17 +110,36 @@ def _of_parents(history: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
     return history.gather(1, parents[:, :, None].expand(-1, -1, history.shape[2]))
 
 
-def _pick(joint: torch.Tensor, tokens: torch.Tensor, width: int, count: int, noise: DrawNoise | None) -> torch.Tensor:
-    """`[num_reqs, count]` columns of `joint` `[num_reqs, width * candidates]`."""
-    if noise is None:
-        return _largest_in_order(joint, tokens, width, count)
-    beam = torch.arange(width, device=joint.device).repeat_interleave(joint.shape[1] // width)
-    perturbed = joint - log_exponential(noise.keys, tokens + beam * noise.vocab_size)
-    if noise.deterministic is None:
-        # Sorted: a beam's slot is part of its noise, and must not depend on how many candidates a row holds.
-        return perturbed.topk(count, dim=1).indices
-    keys = torch.where(noise.deterministic[:, None], joint, perturbed)
-    return _largest_in_order(keys, tokens, width, count)
+def _pick(
+    joint: torch.Tensor,
+    tokens: torch.Tensor,
+    width: int,
+    count: int,
+    noise: DrawNoise | None,
+    sure: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`[num_reqs, count]` columns of `joint` `[num_reqs, width * candidates]`.
+
+    `sure`: int64 `[num_reqs]`, a column that comes first whatever its weight, -1 for none.
+    """
+    keys, in_order = joint, noise is None
+    if noise is not None:
+        beam = torch.arange(width, device=joint.device).repeat_interleave(joint.shape[1] // width)
+        keys = joint - log_exponential(noise.keys, tokens + beam * noise.vocab_size)
+        if noise.deterministic is not None:
+            keys, in_order = torch.where(noise.deterministic[:, None], joint, keys), True
+    if sure is not None:
+        keys = torch.where(torch.arange(joint.shape[1], device=joint.device) == sure[:, None], torch.inf, keys)
+    if in_order:
+        return _largest_in_order(keys, tokens, width, count)
+    # Sorted: a beam's slot is part of its noise, and must not depend on how many candidates a row holds.
+    return keys.topk(count, dim=1).indices
+
+
+def _first_argmax(log_q: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """`[num_reqs]` the column of the likeliest token, of equals the one with the lowest id; both `[num_reqs, n]`."""
+    is_best = log_q == log_q.amax(1, keepdim=True)
+    return torch.where(is_best, tokens, torch.iinfo(torch.int64).max).argmin(1)
 
 
 def _largest_in_order(keys: torch.Tensor, tokens: torch.Tensor, width: int, count: int) -> torch.Tensor:
