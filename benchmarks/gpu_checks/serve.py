@@ -58,7 +58,9 @@ class Setting:
 
 
 GPU = Setting(LLAMA_8B, LLAMA_1B, "bfloat16", (4, 8), (), (300, 1, 17, 2000, 12_000), 300, 64)
-TINY_SIZES = "--max-model-len 128 --max-num-seqs 4 --max-num-batched-tokens 64 --block-size 32 --enforce-eager"
+TINY_SIZES = (
+    "--dtype float32 --max-model-len 128 --max-num-seqs 4 --max-num-batched-tokens 64 --block-size 32 --enforce-eager"
+)
 TINY = Setting(TINY_TARGET, TINY_DRAFT, "float32", (3,), tuple(TINY_SIZES.split()), (5, 80), 2, 4)
 
 
