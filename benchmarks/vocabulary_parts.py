@@ -207,6 +207,7 @@ class KernelParts:
 
         from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
         from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics
+        from vllm_mtad.runners.v2.trees import DraftTrees
 
         self.shape, self.options = shape, MTADOptions(shape.gamma, shape.beam_width)
         n, gamma, vocab_size, device = shape.requests, shape.gamma, shape.vocab_size, target.device
@@ -232,7 +233,8 @@ class KernelParts:
         drafts = target.view(n, gamma + 1, vocab_size)[:, :gamma]
         self.draft_logits = drafts.contiguous()
         self.drafted_logits = torch.empty_like(self.draft_logits)  # what drawing caches; acceptance reads the other
-        self.log_q = drafts.float().log_softmax(2).amax(2)
+        self.trees = DraftTrees.allocate(n, gamma, 1, device)
+        self.trees.log_q.copy_(drafts.float().log_softmax(2).amax(2))
         self.statistics = RowStatistics.allocate(shape.target_rows, vocab_size, device)
         self.sampled = torch.empty(n, gamma + 1, dtype=torch.int64, device=device)
         self.num_sampled = torch.empty(n, dtype=torch.int32, device=device)
@@ -275,7 +277,7 @@ class KernelParts:
         joint_acceptance(
             warped,
             self.verified,
-            self.log_q,
+            self.trees,
             self.first_rows,
             self.requests,
             self.temperature,

@@ -174,6 +174,7 @@ class Verification:
 
         from vllm_mtad.config.options import MTADOptions
         from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
+        from vllm_mtad.runners.v2.trees import DraftTrees
 
         n = shape.max_num_reqs
         self.shape, self.device = shape, device
@@ -192,8 +193,8 @@ class Verification:
             enable_adaptive_verification=False,
             rejection_sample_method="standard",
         )
-        self._sampler = MTADRejectionSampler(sampler, config, device)
-        self._log_q = torch.zeros(n, shape.gamma, device=device)
+        trees = DraftTrees.allocate(n, shape.gamma, 1, device)
+        self._sampler = MTADRejectionSampler(sampler, config, device, trees)
 
     def batch(self, drafts: Sequence[int]) -> SimpleNamespace:
         """A batch whose requests have so many drafts each: what `verify` asks of vLLM's InputBatch, and more."""
@@ -218,9 +219,7 @@ class Verification:
         from vllm.v1.worker.gpu.spec_decode.rejection_sampler import get_max_chunk_logits
 
         at_a_time, batch_of_vllm = get_max_chunk_logits(self.shape.vocab_size), cast(Any, batch)
-        self._sampler._verify_in_chunks(
-            logits, batch_of_vllm, self._log_q, batch.drafted, batch.positions, at_a_time, -1
-        )
+        self._sampler._verify_in_chunks(logits, batch_of_vllm, None, batch.drafted, batch.positions, at_a_time, -1)
 
 
 @contextmanager

@@ -65,7 +65,6 @@ RELIED_ON = {
     ],
     (f"{V2}.cudagraph_utils", "CudaGraphManager._init_candidates"): ["self._capture_descs[mode] = descs"],
     ("vllm.v1.sample.ops.topk_topp_triton", "apply_top_k_top_p_triton"): ["_TRITON_BUFFER_CACHE[buf_key] = buffer"],
-    (f"{V2}.model_runner", "GPUModelRunner.sample"): ["self.speculator.draft_logits,"],
     (f"{V2}.model_runner", "GPUModelRunner.sample_tokens"): [
         "draft_tokens[:, num_spec_tokens:] = -1",
         "self.req_states.draft_tokens[input_batch.idx_mapping] = draft_tokens",
@@ -80,7 +79,6 @@ RELIED_ON = {
     ],
     (f"{V2}.spec_decode.rejection_sampler", "RejectionSampler._verify_in_chunks"): [
         "processed_logits, sampled, num_sampled = self._verify(",
-        "# draft_logits uses persistent request-state indices and stays global.",
     ],
     (f"{V2}.spec_decode.rejection_sampler", "RejectionSampler.__call__"): [
         "verify_draft_sampled = draft_sampled.masked_fill(invalid_drafts, -1)"

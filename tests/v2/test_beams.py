@@ -54,7 +54,7 @@ def draft(states: SamplingStates, logits: list[torch.Tensor], truncation: Trunca
         beams.step(rows, lambda hidden: hidden.clone(), depth, len(STATES), truncation)
     tokens = torch.zeros(MAX_REQS, GAMMA, dtype=torch.int64, device=device)
     beams.choose(len(STATES), GAMMA, tokens)
-    return tokens[: len(STATES)], beams.log_q[STATES]
+    return tokens[: len(STATES)], beams.trees.log_q[STATES]
 
 
 def test_every_request_is_warped_with_its_own_parameters(sampling_states, logits):

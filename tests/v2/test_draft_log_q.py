@@ -46,7 +46,7 @@ def record_rounds(runner, seen, patch):
                 continue  # in the middle of its prompt: nobody will use this draft
             text = requests.all_token_ids.gpu[state, :length].tolist()
             seed = int(runner.sampler.sampling_states.seeds.gpu[state])
-            seen.append((text, drafts[row].tolist(), runner.speculator.draft_logits[state].clone(), seed))
+            seen.append((text, drafts[row].tolist(), runner.speculator.beams.trees.log_q[state].clone(), seed))
         return drafts
 
     patch.setattr(runner.speculator, "propose", recorded)

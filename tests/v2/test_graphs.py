@@ -98,10 +98,10 @@ def test_a_dummy_run_touches_no_request(runner_and_llm, eager):
     """Its requests are named after live ones: their KV and their drafts' log q must stay."""
     runner, llm = runner_and_llm
     generate_tokens(llm, PROMPTS[:2], REQUESTS["greedy"][:2])
-    log_q = runner.speculator.beams.log_q.clone()
+    log_q = runner.speculator.beams.trees.log_q.clone()
     kv_caches = [cache.clone() for cache in runner.kv_caches]
     runner._dummy_run(8)
-    assert torch.equal(runner.speculator.beams.log_q, log_q)
+    assert torch.equal(runner.speculator.beams.trees.log_q, log_q)
     for cache, before in zip(runner.kv_caches, kv_caches):
         assert torch.equal(cache, before)
 

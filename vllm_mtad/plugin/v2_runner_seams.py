@@ -32,7 +32,9 @@ def join_speculator_and_sampler(load_model: Callable) -> Callable:
         if is_mtad(self.speculative_config) and self.speculator is not None:
             from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
 
-            self.rejection_sampler = MTADRejectionSampler(self.sampler, self.speculative_config, self.device)
+            self.rejection_sampler = MTADRejectionSampler(
+                self.sampler, self.speculative_config, self.device, self.speculator.beams.trees
+            )
             self.speculator.use_sampling_states(self.sampler.sampling_states)
         return result
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from vllm_mtad.algorithm.acceptance import accepted_length
 from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics, joint_acceptance, target_statistics
+from vllm_mtad.runners.v2.trees import DraftTrees
 
 
 class Step:
@@ -23,7 +24,9 @@ class Step:
         rows = int(self.first_rows[-1])
         self.logits = (torch.randn(rows, vocab_size, generator=generator) * 2).to(device, dtype)
         self.drafts = torch.randint(0, vocab_size, (rows,), generator=generator).to(device)
-        self.log_q = (-torch.rand(slots, gamma, generator=generator) * 6).to(device)
+        self.trees = DraftTrees.allocate(slots, gamma, 1, device)
+        self.log_q = self.trees.log_q
+        self.log_q.copy_(-torch.rand(slots, gamma, generator=generator) * 6)
         by_slot = (
             torch.ones(slots)
             if temperature is None
@@ -43,7 +46,7 @@ class Step:
         sampled = torch.full((len(self.states), self.gamma + 1), 77, device=device)
         num_sampled = torch.zeros(len(self.states), dtype=torch.int32, device=device)
         joint_acceptance(
-            self.logits, self.drafts, self.log_q, self.first_rows, self.states, self.temperature, statistics, sampled,
+            self.logits, self.drafts, self.trees, self.first_rows, self.states, self.temperature, statistics, sampled,
             num_sampled, log_threshold=math.log(tau) if tau else -math.inf, per_token=per_token, lossless=lossless,
         )  # fmt: skip
         return sampled, num_sampled

@@ -21,6 +21,7 @@ from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.runners.v2.kernels.beam_candidates import MAX_TOP_K, Candidates, TopLogits, beam_candidates
 from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
 from vllm_mtad.runners.v2.kernels.truncation import truncate
+from vllm_mtad.runners.v2.trees import DraftTrees
 
 MAX_LOGITS_ROWS = 256
 """Rows of logits at a time: a graph holds them for life (66 MB in bfloat16 at 128,256 tokens), and more save little."""
@@ -88,7 +89,7 @@ class DraftBeams:
 
     Attributes:
         input_ids: int32 `[max_num_reqs * beam_width]`, the token that each beam feeds next.
-        log_q: float32 `[max_num_reqs, gamma]`, the chosen draft's own log q, by request state.
+        trees: what the target is asked to verify.
     """
 
     def __init__(
@@ -97,13 +98,13 @@ class DraftBeams:
         device = requests.states.device
         self._options, self._requests, self._window = options, requests, window
         beam_width, gamma = options.beam_width, options.num_speculative_tokens
+        self.trees = DraftTrees.allocate(max_num_reqs, gamma, 1, device)
         self._candidates = Candidates.allocate(max_num_reqs * beam_width, vocab_size, beam_width, device)
         largest_piece = max(MAX_LOGITS_ROWS, ALIGNED_REQUESTS * beam_width)
         self._top_logits = TopLogits.allocate(min(max_num_reqs * beam_width, largest_piece), self._candidates)
         # A step reads one and writes the other.
         self._history = [BeamHistory.allocate(max_num_reqs, beam_width, gamma, device) for _ in range(2)]
         self.input_ids = torch.zeros(max_num_reqs * beam_width, dtype=torch.int32, device=device)
-        self.log_q = torch.full((max_num_reqs, gamma), torch.inf, device=device)
 
     def step(
         self,
@@ -194,13 +195,13 @@ class DraftBeams:
         return self._history[depth % 2].ancestry
 
     def choose(self, num_reqs: int, num_drafts: int, draft_tokens: torch.Tensor) -> None:
-        """The best beam of each request into `draft_tokens` int64 `[max_num_reqs, gamma]` and `log_q`."""
+        """The best beam of each request into `draft_tokens` int64 `[max_num_reqs, gamma]` and `trees`."""
         choose_drafts(
             self._history[num_drafts % 2],
             self._requests.states[:num_reqs],
             self._requests.root_positions,
             draft_tokens,
-            self.log_q,
+            self.trees.log_q,
             num_drafts=num_drafts,
             window=self._window,
         )

@@ -14,14 +14,16 @@ from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler, get_max_chunk_logits
 
 from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics, joint_acceptance, target_statistics
+from vllm_mtad.runners.v2.trees import DraftTrees
 
 
 class MTADRejectionSampler(RejectionSampler):
     """A RejectionSampler that keeps the longest prefix whose joint ratio passes."""
 
-    def __init__(self, sampler: Sampler, spec_config: Any, device: torch.device) -> None:
+    def __init__(self, sampler: Sampler, spec_config: Any, device: torch.device, trees: DraftTrees) -> None:
+        """`trees`: the speculator's, of the drafts that the target sees."""
         super().__init__(sampler, spec_config, device)
-        self._options = spec_config.options
+        self._options, self._trees = spec_config.options, trees
         states = sampler.sampling_states
         max_rows = states.max_num_reqs * (self.num_speculative_steps + 1)
         self._statistics = RowStatistics.allocate(
@@ -48,10 +50,9 @@ class MTADRejectionSampler(RejectionSampler):
         """(warped logits `[rows, vocab]`, tokens `[num_reqs, gamma + 1]` int64, their number `[num_reqs]` int32).
 
         Args:
-            draft_logits: what the speculator calls `draft_logits`: the drafts' log q, float32 `[max_num_reqs, gamma]`.
+            draft_logits: None: a draft's q is in its tree.
             verify_draft_sampled: `[rows]`, -1 for a placeholder or a draft that the grammar refuses.
         """
-        assert draft_logits is not None
         warped = self.sampler.apply_sampling_params(
             logits,
             expanded_idx_mapping,
@@ -70,7 +71,7 @@ class MTADRejectionSampler(RejectionSampler):
         joint_acceptance(
             warped,
             verify_draft_sampled,
-            draft_logits,
+            self._trees,
             cu_num_logits,
             idx_mapping,
             states.temperature.gpu,

@@ -54,8 +54,6 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.window = min(self.max_model_len, self.draft_model_config.max_model_len)
         self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds)
         self.beams = DraftBeams(options, self.max_num_reqs, self.vocab_size, self.requests, self.window)
-        # The runner hands `draft_logits` to the rejection sampler, and nothing else reads it.
-        self.draft_logits = self.beams.log_q
         self.first_hidden = torch.zeros(
             self.max_num_reqs, self.hidden_size, dtype=self.draft_model_config.dtype, device=device
         )
@@ -144,7 +142,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         is_profile: bool = False,
         num_speculative_tokens: int | None = None,
     ) -> torch.Tensor:
-        """`[num_reqs, gamma]` int64 draft tokens; their log q is in `draft_logits`, by request state.
+        """`[num_reqs, gamma]` int64 draft tokens; their log q is in `beams.trees`, by request state.
 
         Columns from `num_speculative_tokens` on mean nothing. With 0 of them the draft model still sees the text, or
         later drafts would attend to holes.

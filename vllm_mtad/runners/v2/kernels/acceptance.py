@@ -12,6 +12,9 @@ import torch
 from vllm.triton_utils import tl, triton
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_noised_argmax
 
+from vllm_mtad.algorithm.acceptance import CandidateTest
+from vllm_mtad.runners.v2.trees import DraftTrees
+
 MAX_BLOCK = 8192
 
 
@@ -64,6 +67,12 @@ def _is_finite(x):
     return (x == x) & (x > float("-inf")) & (x < float("inf"))
 
 
+@triton.jit
+def _at(values, is_there):
+    """The one of `values` where `is_there`."""
+    return tl.sum(tl.where(is_there, values, 0.0), axis=0)
+
+
 @triton.jit(do_not_specialize_on_alignment=["draft_ptr", "request_ptr"])
 def _joint_acceptance_kernel(
     # [num_reqs, num_columns]
@@ -71,13 +80,16 @@ def _joint_acceptance_kernel(
     num_columns,
     # [num_reqs]
     num_sampled_ptr,
+    # [max_num_reqs]
+    kept_ptr,
     # [rows, vocab_size]
     logits_ptr,
     logits_stride,
-    # [rows]; row i holds the draft token that row i - 1 predicts
+    # [rows]; of a request, row i + 1 holds the token of node i
     draft_ptr,
-    # [max_num_reqs, GAMMA]
+    # [max_num_reqs, GAMMA * CANDIDATES]
     log_q_ptr,
+    parent_ptr,
     # [num_reqs + 1]
     first_row_ptr,
     # [num_reqs]
@@ -93,29 +105,36 @@ def _joint_acceptance_kernel(
     log_threshold_high,
     log_threshold_low,
     GAMMA: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PER_TOKEN: tl.constexpr,
+    AGAINST_CHOSEN: tl.constexpr,
     LOSSLESS: tl.constexpr,
 ):
-    """A program owns one request: its row of `sampled`, and its `num_sampled`."""
+    """A program owns one request: its row of `sampled`, its `num_sampled`, and `kept` of its state."""
     batch_row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + batch_row).to(tl.int64)
     first = tl.load(first_row_ptr + batch_row).to(tl.int64)
-    num_drafts = (tl.load(first_row_ptr + batch_row + 1) - first - 1).to(tl.int32)
+    num_nodes = (tl.load(first_row_ptr + batch_row + 1) - first - 1).to(tl.int32)
     one_hot = (tl.load(temperature_ptr + request) == 0.0) & LOSSLESS
+    tree = request * GAMMA * CANDIDATES
     block = tl.arange(0, BLOCKS)
     is_block = block < num_blocks
 
     log_threshold = tl.cast(log_threshold_high, tl.float64) + tl.cast(log_threshold_low, tl.float64)
-    accepted = tl.zeros((), tl.int32)
-    log_ratio = tl.zeros((), tl.float64)
-    unbroken = tl.full((), 1, tl.int1)
-    for i in range(num_drafts):
-        row = first + i
-        token = tl.load(draft_ptr + row + 1).to(tl.int64)
-        # A placeholder, or a token that the grammar refuses: neither it nor what follows has a p.
-        unbroken = unbroken & (token >= 0)
+    # By row of the request, of which row 0 is the text itself: its path has p and q of 1.
+    rows = tl.arange(0, ROWS)
+    joint_p, log_ratio = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
+    unbroken = tl.where(rows == 0, 1, 0)
+    kept, kept_depth, kept_p = tl.zeros((), tl.int32), tl.zeros((), tl.int32), tl.zeros((), tl.float64)
+    for i in range(num_nodes):
+        parent = tl.load(parent_ptr + tree + i)
+        is_parent = rows == parent
+        depth = tl.where(i < GAMMA, i, (i - GAMMA) // tl.maximum(CANDIDATES - 1, 1)) + 1
+        row = first + parent
+        token = tl.load(draft_ptr + first + i + 1).to(tl.int64)
         maxima = tl.load(max_ptr + row * num_blocks + block, mask=is_block, other=float("-inf"))
         sums = tl.load(sum_ptr + row * num_blocks + block, mask=is_block, other=0.0)
         largest = tl.max(maxima, axis=0)
@@ -125,27 +144,40 @@ def _joint_acceptance_kernel(
         best = tl.load(best_ptr + row * num_blocks + block, mask=is_block, other=float("-inf"))
         argmax = tl.load(token_ptr + row * num_blocks + tl.argmax(best, axis=0))
         log_p = tl.where(one_hot, tl.where(argmax == token, 0.0, float("-inf")), log_p)
-        log_q = tl.load(log_q_ptr + request * GAMMA + i)
-        unbroken = unbroken & _is_finite(log_p) & _is_finite(log_q)
-        ratio = tl.where(unbroken, log_p.to(tl.float64) - log_q.to(tl.float64), 0.0)
+        log_q = tl.load(log_q_ptr + tree + (depth - 1 if AGAINST_CHOSEN else i))
+        # A placeholder, or a token that the grammar refuses: neither it nor what follows has a p.
+        alive = (token >= 0) & _is_finite(log_p) & _is_finite(log_q)
+        alive = alive & (tl.sum(tl.where(is_parent, unbroken, 0), axis=0) > 0)
+        ratio = tl.where(alive, log_p.to(tl.float64) - log_q.to(tl.float64), 0.0)
+        path_p = _at(joint_p, is_parent) + tl.where(alive, log_p, 0.0).to(tl.float64)
+        path_ratio = _at(log_ratio, is_parent) + ratio
         if PER_TOKEN:
-            unbroken = unbroken & (ratio > log_threshold)
-            accepted = tl.where(unbroken, i + 1, accepted)
+            alive = alive & (ratio > log_threshold)
+            passes = alive
         else:
-            # The longest prefix that passes, which need not be the one before the first failure.
-            log_ratio += ratio
-            accepted = tl.where(unbroken & (log_ratio > log_threshold), i + 1, accepted)
+            passes = alive & (path_ratio > log_threshold)
+        # The deepest that passes, which need not have passed at every depth; of several, the target's favourite.
+        is_better = passes & ((depth > kept_depth) | ((depth == kept_depth) & (path_p > kept_p)))
+        kept = tl.where(is_better, i + 1, kept)
+        kept_depth = tl.where(is_better, depth, kept_depth)
+        kept_p = tl.where(is_better, path_p, kept_p)
+        is_own = rows == i + 1
+        joint_p = tl.where(is_own, path_p, joint_p)
+        log_ratio = tl.where(is_own, path_ratio, log_ratio)
+        unbroken = tl.where(is_own, alive.to(tl.int32), unbroken)
 
-    best = tl.load(best_ptr + (first + accepted) * num_blocks + block, mask=is_block, other=float("-inf"))
-    extra = tl.load(token_ptr + (first + accepted) * num_blocks + tl.argmax(best, axis=0)).to(tl.int64)
+    best = tl.load(best_ptr + (first + kept) * num_blocks + block, mask=is_block, other=float("-inf"))
+    extra = tl.load(token_ptr + (first + kept) * num_blocks + tl.argmax(best, axis=0)).to(tl.int64)
     column = tl.arange(0, COLUMNS)
-    draft = tl.load(draft_ptr + first + 1 + column, mask=column < accepted, other=-1).to(tl.int64)
-    tl.store(
-        sampled_ptr + batch_row * num_columns + column,
-        tl.where(column == accepted, extra, draft),
-        mask=column < num_columns,
-    )
-    tl.store(num_sampled_ptr + batch_row, accepted + 1)
+    sampled = tl.where(column == kept_depth, extra, -1)
+    node = kept
+    for i in range(kept_depth):
+        token = tl.load(draft_ptr + first + node).to(tl.int64)
+        sampled = tl.where(column == kept_depth - 1 - i, token, sampled)
+        node = tl.load(parent_ptr + tree + node - 1)
+    tl.store(sampled_ptr + batch_row * num_columns + column, sampled, mask=column < num_columns)
+    tl.store(num_sampled_ptr + batch_row, kept_depth + 1)
+    tl.store(kept_ptr + request, kept)
 
 
 @dataclass(frozen=True)
@@ -216,7 +248,7 @@ def _in_two_float32(x: float) -> tuple[float, float]:
 def joint_acceptance(
     logits: torch.Tensor,
     drafts: torch.Tensor,
-    log_q: torch.Tensor,
+    trees: DraftTrees,
     first_rows: torch.Tensor,
     requests: torch.Tensor,
     temperature: torch.Tensor,
@@ -227,16 +259,17 @@ def joint_acceptance(
     log_threshold: float,
     per_token: bool,
     lossless: bool,
+    candidate_test: CandidateTest = "own",
 ) -> None:
-    """Accepted draft tokens and the extra token of each request (ALGORITHM.md, "One iteration", 4 and 5).
+    """Accepted draft tokens and the extra token of each request (ALGORITHM.md, "One iteration", 4 and 5, and "MMTAD").
 
     Args:
         logits: the rows that `statistics` are of.
-        drafts: `[rows]`; a request's row i + 1 holds its draft token i, negative for a placeholder.
-        log_q: float32 `[max_num_reqs, gamma]`, by request state.
-        first_rows: int32 `[num_reqs + 1]`.
+        drafts: `[rows]`; a request's row i + 1 holds the token of its node i, negative for a placeholder.
+        trees: by request state; `kept` is written.
+        first_rows: int32 `[num_reqs + 1]`; a request has a row for its newest token, and one for each of some nodes.
         requests: `[num_reqs]`.
-        sampled: int64 `[num_reqs, gamma + 1]`, -1 after the extra token.
+        sampled: int64 `[num_reqs, columns]`, at least gamma + 1 of them, -1 after the extra token.
         num_sampled: int32 `[num_reqs]`, accepted + 1.
         log_threshold: log tau.
         lossless: rows at temperature 0 are one-hot at their argmax.
@@ -247,10 +280,12 @@ def joint_acceptance(
         sampled,
         num_columns,
         num_sampled,
+        trees.kept,
         logits,
         logits.stride(0),
         drafts,
-        log_q,
+        trees.log_q,
+        trees.parents,
         first_rows,
         requests,
         temperature,
@@ -260,10 +295,13 @@ def joint_acceptance(
         statistics.tokens,
         num_blocks,
         *_in_two_float32(log_threshold),
-        GAMMA=log_q.shape[1],
+        GAMMA=trees.gamma,
+        CANDIDATES=trees.num_candidates,
+        ROWS=triton.next_power_of_2(trees.log_q.shape[1] + 1),
         BLOCKS=triton.next_power_of_2(num_blocks),
         COLUMNS=triton.next_power_of_2(num_columns),
         PER_TOKEN=per_token,
+        AGAINST_CHOSEN=candidate_test == "reference",
         LOSSLESS=lossless,
         num_warps=1,
     )
