@@ -1,166 +1,17 @@
 """A beam step of the kernels against `algorithm.beams`, which shares no code with them."""
 
-import math
-from dataclasses import dataclass
-
 import pytest
 import torch
 
-from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
-from vllm_mtad.algorithm.noise import draft_keys, root_keys
-from vllm_mtad.algorithm.warp import WarpParameters, warp
-from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates, TopLogits, beam_candidates
-from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
-from vllm_mtad.runners.v2.kernels.truncation import truncate
-
-NO_LIMIT = 1 << 30
-
-
-@dataclass
-class Limits:
-    """Top-k, top-p and min-p by request state."""
-
-    top_k: torch.Tensor
-    top_p: torch.Tensor
-    min_p: torch.Tensor
-
-    def cut(self, row: torch.Tensor, state: int) -> torch.Tensor:
-        """`row` `[vocab]` of scaled logits, -inf where cut. Of equal logits the lower token ids come first."""
-        top_k, top_p, min_p = (float(values[state]) for values in (self.top_k, self.top_p, self.min_p))
-        order = sorted(range(len(row)), key=lambda token: (-float(row[token]), token))
-        kept = [t for t in order[: int(top_k)] if min_p == 0 or row[t] >= row.max() + math.log(min_p)]
-        weights = [math.exp(float(row[t] - row.max())) for t in kept]
-        if top_p < 1:
-            kept = [t for i, t in enumerate(kept) if sum(weights[:i]) < top_p * sum(weights)]
-        return torch.full_like(row, -torch.inf).index_copy_(0, (at := torch.tensor(kept, device=row.device)), row[at])
-
-
-@dataclass
-class Round:
-    """A batch in the kernels' terms: request i has state `states[i]`; -1 is padding."""
-
-    states: torch.Tensor
-    roots: torch.Tensor
-    temperature: torch.Tensor
-    seeds: torch.Tensor
-    beam_width: int
-    gamma: int
-    vocab_size: int
-    draw: bool = True
-    lossless: bool = True
-    block: int | None = None
-    is_warped: bool = False
-    limits: Limits | None = None
-
-    def run(self, logits: list[torch.Tensor], window: int = NO_LIMIT, check: bool = True):
-        """(draft tokens, log q by batch row, histories after each step) of `logits`, one tensor a step."""
-        device, num_reqs, slots = self.states.device, len(self.states), len(self.temperature)
-        out = Candidates.allocate(num_reqs * self.beam_width, self.vocab_size, self.beam_width, device, self.block)
-        top_logits, limits = TopLogits.allocate(num_reqs * self.beam_width, out), self.limits
-        ids = torch.full((num_reqs * self.beam_width,), 7, dtype=torch.int32, device=device)
-        histories = [BeamHistory.allocate(num_reqs, self.beam_width, self.gamma, device)]
-        for depth, rows in enumerate(logits):
-            width = 1 if depth == 0 else self.beam_width
-            beam_candidates(
-                rows,
-                self.states,
-                self.roots,
-                self.temperature,
-                self.seeds,
-                out,
-                depth=depth,
-                width=width,
-                is_warped=self.is_warped,
-                draw=self.draw,
-                top_k=limits and limits.top_k,
-                top_logits=limits and top_logits,
-            )
-            if limits is not None:
-                truncate(
-                    top_logits,
-                    self.states,
-                    self.roots,
-                    self.temperature,
-                    self.seeds,
-                    limits.top_k,
-                    limits.top_p,
-                    limits.min_p,
-                    out.rows(slice(len(rows))),
-                    vocab_size=self.vocab_size,
-                    depth=depth,
-                    width=width,
-                    draw=self.draw,
-                )
-            histories.append(BeamHistory.allocate(num_reqs, self.beam_width, self.gamma, device))
-            select_beams(
-                out,
-                self.states,
-                self.temperature,
-                histories[-2],
-                histories[-1],
-                ids,
-                depth=depth,
-                width=width,
-                lossless=self.lossless,
-            )
-            assert not check or torch.equal(ids.view(num_reqs, -1), histories[-1].tokens[:, :, depth])
-        drafts = torch.full((num_reqs, self.gamma), -5, device=device)
-        log_q = torch.full((slots, self.gamma), 99.0, device=device)
-        choose_drafts(histories[-1], self.states, self.roots, drafts, log_q, num_drafts=len(logits), window=window)
-        return drafts, log_q, histories[1:]
-
-    def expected(self, logits: list[torch.Tensor]):
-        """(drafts, log q, beams after each step) by `algorithm.beams`, for the requests that are not padding."""
-        real = self.states >= 0
-        states = self.states[real]
-        temperature, seeds = self.temperature[states], self.seeds[states]
-        joint = not self.lossless
-        deterministic = torch.ones_like(real[real]) if not self.draw else (temperature == 0) & joint
-        beams, steps = Beams.root(len(states), states.device), []
-        for depth, rows in enumerate(logits):
-            width = 1 if depth == 0 else self.beam_width
-            rows = rows.float().view(len(self.states), width, -1)[real].flatten(0, 1).clone()
-            by_row = temperature.repeat_interleave(width)
-            if self.limits is not None:
-                rows = rows / torch.where(by_row > 0, by_row, 1.0)[:, None]
-                by_state = states.repeat_interleave(width).tolist()
-                rows = torch.stack([self.limits.cut(row, state) for row, state in zip(rows, by_state)])
-            if self.is_warped or self.limits is not None:
-                by_row = torch.where(by_row > 0, 1.0, by_row)
-            draft = warp(rows, WarpParameters.build(by_row, self.vocab_size, greedy_as_joint=joint))
-            keys = draft_keys(root_keys(seeds, self.roots[real]), depth)
-            beams = beam_step(beams, draft, self.beam_width, DrawNoise(keys, self.vocab_size, deterministic))
-            steps.append(beams)
-        return *choose_draft(beams), steps
-
-
-def make_round(device, num_reqs, beam_width, gamma, vocab_size, dtype=torch.float32, seed=0, **options):
-    generator = torch.Generator().manual_seed(seed)
-    slots = num_reqs + 3
-    states = torch.randperm(slots, generator=generator)[:num_reqs]
-    temperature = torch.tensor([1.0, 0.7, 0.0, 1.3])[torch.arange(slots) % 4]
-    batch = Round(
-        states.to(device),
-        torch.randint(0, 500, (num_reqs,), generator=generator).to(device),
-        temperature.to(device),
-        torch.randint(-(2**62), 2**62, (slots,), generator=generator).to(device),
-        beam_width,
-        gamma,
-        vocab_size,
-        **options,
-    )
-    logits = [
-        (torch.randn(num_reqs * (beam_width if depth else 1), vocab_size, generator=generator) * 2).to(device, dtype)
-        for depth in range(gamma)
-    ]
-    return batch, logits
+from tests.v2.kernels.rounds import Limits, Round, make_round
 
 
 def assert_equal(batch: Round, logits: list[torch.Tensor]) -> None:
-    drafts, log_q, histories = batch.run(logits)
-    expected_drafts, expected_log_q, steps = batch.expected(logits)
+    drafts, trees, on_device = batch.run(logits)
+    chosen, steps = batch.expected(logits)
+    expected = [rows[torch.arange(len(chosen)), chosen] for rows in (steps[-1].tokens, steps[-1].log_q)]
     real = batch.states >= 0
-    for depth, (got, wanted) in enumerate(zip(histories, steps)):
+    for depth, (got, wanted) in enumerate(zip(on_device, steps)):
         is_live = wanted.scores > -torch.inf
         torch.testing.assert_close(got.scores[real], wanted.scores, atol=2e-5, rtol=1e-5)
         tokens = got.tokens[real][:, :, : depth + 1].long()
@@ -170,8 +21,8 @@ def assert_equal(batch: Round, logits: list[torch.Tensor]) -> None:
         if depth:
             parents = got.ancestry[real][:, :, depth - 1].long()
             assert torch.equal(parents[is_live], wanted.parents[is_live])
-    assert torch.equal(drafts[real], expected_drafts)
-    torch.testing.assert_close(log_q[batch.states[real]], expected_log_q, atol=2e-5, rtol=1e-5)
+    assert torch.equal(drafts[real], expected[0])
+    torch.testing.assert_close(trees.log_q[batch.states[real]], expected[1], atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("beam_width", [1, 2, 4, 8])
@@ -243,10 +94,10 @@ def test_a_row_of_nan_has_no_children_with_a_small_top_k_either(device):
     batch.limits = limits(device, len(batch.temperature), 50, 0.9)
     batch.limits.top_k.clamp_(max=10)
     logits[1].view(6, 4, -1)[:, 1, 7] = torch.nan
-    _, _, histories = batch.run(logits)
-    live = histories[1].scores > -torch.inf
+    _, _, steps = batch.run(logits)
+    live = steps[1].scores > -torch.inf
     assert live.any(1).all()
-    assert not (histories[1].ancestry[:, :, 0] == 1)[live].any()
+    assert not (steps[1].ancestry[:, :, 0] == 1)[live].any()
 
 
 def test_pairs_without_mass_leave_dead_slots_which_the_next_step_refills(device):
@@ -255,56 +106,57 @@ def test_pairs_without_mass_leave_dead_slots_which_the_next_step_refills(device)
     logits[0][:, 2:] = -torch.inf
     logits[1][:, 3:] = -torch.inf
     assert_equal(batch, logits)
-    _, _, histories = batch.run(logits)
+    _, _, steps = batch.run(logits)
     sampling = batch.temperature[batch.states] > 0
-    assert (histories[0].scores[sampling] > -torch.inf).sum(1).tolist() == [2] * int(sampling.sum())
-    assert (histories[1].scores[sampling] > -torch.inf).all()
+    assert (steps[0].scores[sampling] > -torch.inf).sum(1).tolist() == [2] * int(sampling.sum())
+    assert (steps[1].scores[sampling] > -torch.inf).all()
 
 
 def test_ties_go_to_the_lower_beam_then_to_the_lower_token(device):
     batch, _ = make_round(device, 2, 4, 2, vocab_size=600, draw=False, lossless=False, block=256)
     logits = [torch.zeros(2, 600, device=device), torch.zeros(8, 600, device=device)]
-    _, _, histories = batch.run(logits)
-    assert histories[0].tokens[:, :, 0].tolist() == [[0, 1, 2, 3]] * 2
-    assert histories[1].tokens[:, :, 1].tolist() == [[0, 1, 2, 3]] * 2
-    assert histories[1].ancestry[:, :, 0].tolist() == [[0, 0, 0, 0]] * 2
+    _, _, steps = batch.run(logits)
+    assert steps[0].tokens[:, :, 0].tolist() == [[0, 1, 2, 3]] * 2
+    assert steps[1].tokens[:, :, 1].tolist() == [[0, 1, 2, 3]] * 2
+    assert steps[1].ancestry[:, :, 0].tolist() == [[0, 0, 0, 0]] * 2
 
 
 def test_padding_changes_nothing_and_writes_no_log_q(device):
     batch, logits = make_round(device, 3, 4, 3, vocab_size=50)
-    alone_drafts, alone_log_q, _ = batch.run(logits)
+    alone_drafts, alone, _ = batch.run(logits)
     padded = Round(**(vars(batch) | {"states": torch.cat([batch.states, torch.full((2,), -1, device=device)])}))
     padded.roots = torch.cat([batch.roots, torch.full((2,), -1, device=device)])
     garbage = [torch.cat([rows, torch.full((2 * len(rows) // 3, 50), torch.nan, device=device)]) for rows in logits]
-    drafts, log_q, histories = padded.run(garbage)
+    drafts, trees, steps = padded.run(garbage)
     assert torch.equal(drafts[:3], alone_drafts)
-    assert torch.equal(log_q, alone_log_q), "the states of padding are nobody's"
-    assert histories[-1].tokens[3:].abs().sum() == 0, "padding must feed a token that exists"
+    assert torch.equal(trees.log_q, alone.log_q), "the states of padding are nobody's"
+    assert steps[-1].tokens[3:].abs().sum() == 0, "padding must feed a token that exists"
 
 
 def test_a_row_of_nan_has_no_children(device):
     """A beam whose draft model overflowed must not take the others' slots."""
     batch, logits = make_round(device, 3, 4, 2, vocab_size=50, is_warped=True)
     logits[1].view(3, 4, -1)[:, 1, 7] = torch.nan
-    _, _, histories = batch.run(logits)
-    assert histories[1].scores.isfinite()[batch.temperature[batch.states] > 0].all()
-    assert not (histories[1].ancestry[:, :, 0] == 1).any()
+    _, _, steps = batch.run(logits)
+    assert steps[1].scores.isfinite()[batch.temperature[batch.states] > 0].all()
+    assert not (steps[1].ancestry[:, :, 0] == 1).any()
 
 
 def test_a_shorter_draft_leaves_the_other_columns_alone(device):
     batch, logits = make_round(device, 3, 2, 4, vocab_size=50)
-    drafts, log_q, _ = batch.run(logits[:2])
+    drafts, trees, _ = batch.run(logits[:2])
     assert (drafts[:, 2:] == -5).all()
-    assert (log_q[batch.states][:, 2:] == 99.0).all()
-    assert torch.equal(drafts[:, :2], batch.expected(logits[:2])[0])
+    assert (trees.log_q[batch.states][:, 2:] == 99.0).all()
+    chosen, steps = batch.expected(logits[:2])
+    assert torch.equal(drafts[:, :2], steps[-1].tokens[torch.arange(len(chosen)), chosen])
 
 
 def test_past_the_drafts_window_q_is_unknown(device):
     batch, logits = make_round(device, 2, 4, 3, vocab_size=50)
     batch.roots = torch.tensor([10, 17], device=device)
-    _, log_q, _ = batch.run(logits, window=18)
-    assert log_q[batch.states[0]].isfinite().all()
-    assert log_q[batch.states[1]].isfinite().tolist() == [True, False, False]
+    _, trees, _ = batch.run(logits, window=18)
+    assert trees.log_q[batch.states[0]].isfinite().all()
+    assert trees.log_q[batch.states[1]].isfinite().tolist() == [True, False, False]
 
 
 def test_inclusion_frequencies_are_those_of_sampling_without_replacement(device):
@@ -320,8 +172,8 @@ def test_inclusion_frequencies_are_those_of_sampling_without_replacement(device)
         gamma=1,
         vocab_size=4,
     )
-    _, _, histories = batch.run([probs.log().expand(n, 4).contiguous().to(device)])
-    counts = torch.bincount(histories[0].tokens.flatten(), minlength=4).cpu() / n
+    _, _, steps = batch.run([probs.log().expand(n, 4).contiguous().to(device)])
+    counts = torch.bincount(steps[0].tokens.flatten(), minlength=4).cpu() / n
     exact = [
         p + sum(float(o) * float(p) / (1 - float(o)) for j, o in enumerate(probs) if j != i)
         for i, p in enumerate(probs)

@@ -21,7 +21,7 @@ from vllm_mtad.runners.v2.shared_prefix import Prefixes, PrefixReader
 class BeamAttentionMetadata:
     """In place of a backend's metadata, for a pass that feeds each beam's token of `depth`.
 
-    `ancestry`: see `BeamHistory`. `prefix_plans`: what each `PrefixReader` plans for these prefixes.
+    `ancestry`: see `BeamLevels`. `prefix_plans`: what each `PrefixReader` plans for these prefixes.
     """
 
     depth: int

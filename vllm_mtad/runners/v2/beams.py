@@ -19,7 +19,8 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.runners.v2.kernels.beam_candidates import MAX_TOP_K, Candidates, TopLogits, beam_candidates
-from vllm_mtad.runners.v2.kernels.beam_selection import BeamHistory, choose_drafts, select_beams
+from vllm_mtad.runners.v2.kernels.beam_selection import BeamLevels, select_beams
+from vllm_mtad.runners.v2.kernels.draft_choice import choose_drafts
 from vllm_mtad.runners.v2.kernels.truncation import truncate
 from vllm_mtad.runners.v2.trees import DraftTrees
 
@@ -102,8 +103,7 @@ class DraftBeams:
         self._candidates = Candidates.allocate(max_num_reqs * beam_width, vocab_size, beam_width, device)
         largest_piece = max(MAX_LOGITS_ROWS, ALIGNED_REQUESTS * beam_width)
         self._top_logits = TopLogits.allocate(min(max_num_reqs * beam_width, largest_piece), self._candidates)
-        # A step reads one and writes the other.
-        self._history = [BeamHistory.allocate(max_num_reqs, beam_width, gamma, device) for _ in range(2)]
+        self._levels = BeamLevels.allocate(max_num_reqs, beam_width, gamma, device)
         self.input_ids = torch.zeros(max_num_reqs * beam_width, dtype=torch.int32, device=device)
 
     def step(
@@ -136,9 +136,8 @@ class DraftBeams:
             self._candidates,
             self._requests.states[:num_reqs],
             self._requests.temperature,
-            before=self._history[depth % 2],
-            after=self._history[1 - depth % 2],
-            input_ids=self.input_ids,
+            self._levels,
+            self.input_ids,
             depth=depth,
             width=width,
             lossless=self._options.greedy == "lossless",
@@ -192,18 +191,21 @@ class DraftBeams:
 
     def ancestry(self, depth: int) -> torch.Tensor:
         """int32 `[max_num_reqs, beam_width, gamma]` of the beams that have `depth` tokens."""
-        return self._history[depth % 2].ancestry
+        return self._levels.ancestry[depth % 2]
 
     def choose(self, num_reqs: int, num_drafts: int, draft_tokens: torch.Tensor) -> None:
         """The best beam of each request into `draft_tokens` int64 `[max_num_reqs, gamma]` and `trees`."""
         choose_drafts(
-            self._history[num_drafts % 2],
+            self._levels,
             self._requests.states[:num_reqs],
             self._requests.root_positions,
+            self._requests.temperature,
             draft_tokens,
-            self.trees.log_q,
+            self.trees,
             num_drafts=num_drafts,
+            num_candidates=1,
             window=self._window,
+            lossless=self._options.greedy == "lossless",
         )
 
 

@@ -1,7 +1,7 @@
-"""A beam step, part two: of all beams' candidates, the `beam_width` best become the beams; and the choice of the draft.
+"""A beam step, part two: of all beams' candidates, the `beam_width` best become the beams.
 
 One program a request, which owns that request's beams in all outputs. A beam's weight is kept as the sum of its log q;
-a dead slot weighs -inf, and so do its children.
+a dead slot weighs -inf, and so do its children. The beams of every depth stay, for `draft_choice` to choose from.
 """
 
 from dataclasses import dataclass
@@ -48,14 +48,12 @@ def _beam_selection_kernel(
     request_ptr,
     # [max_num_reqs]
     temperature_ptr,
-    # [max_num_reqs, BEAM_WIDTH]
-    score_in_ptr,
-    score_out_ptr,
+    # [max_num_reqs, GAMMA, BEAM_WIDTH]
+    score_ptr,
+    tokens_ptr,
+    log_q_ptr,
+    parent_ptr,
     # [max_num_reqs, BEAM_WIDTH, GAMMA]
-    tokens_in_ptr,
-    tokens_out_ptr,
-    log_q_in_ptr,
-    log_q_out_ptr,
     ancestry_in_ptr,
     ancestry_out_ptr,
     # [max_num_reqs * BEAM_WIDTH]
@@ -70,18 +68,21 @@ def _beam_selection_kernel(
     PER_BEAM: tl.constexpr,
     BLOCKS: tl.constexpr,
     LOSSLESS: tl.constexpr,
+    IS_TREE: tl.constexpr,
 ):
-    """A program owns one request's beams in the `_out` history, and their input ids."""
+    """A program owns one request's beams of this depth and their input ids; it reads the depth before."""
     row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + row)
     is_real = request >= 0
     temperature = tl.load(temperature_ptr + request, mask=is_real, other=0.0).to(tl.float32)
-    one_hot = (temperature == 0.0) & LOSSLESS
+    is_greedy = (temperature == 0.0) & LOSSLESS
+    one_hot = is_greedy & (not IS_TREE)
 
     beam, rank = tl.arange(0, WIDTHS), tl.arange(0, PER_BEAM)
     is_beam = (beam < WIDTH) & is_real
     log_mass = _log_mass(max_ptr, sum_ptr, row * WIDTH + beam, is_beam, num_blocks, BLOCKS)
-    score = tl.load(score_in_ptr + row * BEAM_WIDTH + beam, mask=is_beam & (depth > 0), other=0.0)
+    level = (row * GAMMA + depth) * BEAM_WIDTH
+    score = tl.load(score_ptr + level - BEAM_WIDTH + beam, mask=is_beam & (depth > 0), other=0.0)
     per_beam = num_blocks * BEAM_WIDTH
     at = ((row * WIDTH + beam) * per_beam)[:, None] + rank[None, :]
     mask = is_beam[:, None] & (rank < per_beam)[None, :]
@@ -93,6 +94,10 @@ def _beam_selection_kernel(
     # Candidates stand in the order of (beam, token), so of equal keys the lower beam comes first.
     key = tl.reshape(key, [WIDTHS * PER_BEAM])
     candidate, slot = tl.arange(0, WIDTHS * PER_BEAM), tl.arange(0, BEAMS)
+    if IS_TREE:
+        # A lossless greedy tree has the draft model's argmax chain in slot 0, whatever it weighs.
+        value, column = tl.max(tl.where(candidate < PER_BEAM, key, float("-inf")), axis=0, return_indices=True)
+        key = tl.where((candidate == column) & is_greedy & (value > float("-inf")), float("inf"), key)
     chosen = tl.zeros([BEAMS], tl.int32)
     best = tl.full([BEAMS], float("-inf"), tl.float32)
     for i in tl.static_range(BEAM_WIDTH):
@@ -110,105 +115,71 @@ def _beam_selection_kernel(
     log_q = tl.where(one_hot, 0.0, log_q - _of_parent(log_mass, parent, beam))
     log_q = tl.where(is_live, log_q, float("-inf"))
     new_score = tl.where(is_live, _of_parent(score, parent, beam) + log_q, float("-inf"))
-    out = row * BEAM_WIDTH + slot
-    tl.store(score_out_ptr + out, new_score, mask=is_slot)
-    tl.store(input_ids_ptr + out, token, mask=is_slot)
+    out = level + slot
+    tl.store(score_ptr + out, new_score, mask=is_slot)
+    tl.store(tokens_ptr + out, token, mask=is_slot)
+    tl.store(log_q_ptr + out, log_q, mask=is_slot)
+    tl.store(parent_ptr + out, parent, mask=is_slot)
+    tl.store(input_ids_ptr + row * BEAM_WIDTH + slot, token, mask=is_slot)
 
     column = tl.arange(0, HISTORY)
     source = ((row * BEAM_WIDTH + parent) * GAMMA)[:, None] + column[None, :]
-    target = (out * GAMMA)[:, None] + column[None, :]
-    is_old = is_slot[:, None] & (column < depth)[None, :]
-    is_new = (column == depth)[None, :]
-    old_tokens = tl.load(tokens_in_ptr + source, mask=is_old, other=0)
-    old_log_q = tl.load(log_q_in_ptr + source, mask=is_old, other=0.0)
-    old_ancestry = tl.load(ancestry_in_ptr + source, mask=is_old, other=0)
-    mask = is_slot[:, None] & (column <= depth)[None, :]
-    tl.store(tokens_out_ptr + target, tl.where(is_new, token[:, None], old_tokens), mask=mask)
-    tl.store(log_q_out_ptr + target, tl.where(is_new, log_q[:, None], old_log_q), mask=mask)
-    tl.store(ancestry_out_ptr + target, tl.where(is_new, slot[:, None], old_ancestry), mask=mask)
-
-
-@triton.jit
-def _draft_choice_kernel(
-    # [max_num_reqs, BEAM_WIDTH]
-    score_ptr,
-    # [max_num_reqs, BEAM_WIDTH, GAMMA]
-    tokens_ptr,
-    log_q_ptr,
-    # [num_reqs]
-    request_ptr,
-    root_position_ptr,
-    # [max_num_reqs, GAMMA]
-    draft_tokens_ptr,
-    draft_log_q_ptr,
-    num_drafts,
-    window,
-    BEAM_WIDTH: tl.constexpr,
-    BEAMS: tl.constexpr,
-    GAMMA: tl.constexpr,
-    HISTORY: tl.constexpr,
-):
-    """A program owns one request: its drafts by batch row, and their log q by request state, which no two share."""
-    row = tl.program_id(0).to(tl.int64)
-    beam = tl.arange(0, BEAMS)
-    score = tl.load(score_ptr + row * BEAM_WIDTH + beam, mask=beam < BEAM_WIDTH, other=float("-inf"))
-    _, best = tl.max(score, axis=0, return_indices=True)
-    depth = tl.arange(0, HISTORY)
-    mask = depth < num_drafts
-    source = (row * BEAM_WIDTH + best) * GAMMA + depth
-    tokens = tl.load(tokens_ptr + source, mask=mask, other=0)
-    log_q = tl.load(log_q_ptr + source, mask=mask, other=0.0)
-    # Past the draft model's window a token has no q: +inf fails the joint test.
-    root_position = tl.load(root_position_ptr + row)
-    log_q = tl.where(root_position + 1 + depth > window, float("inf"), log_q)
-    request = tl.load(request_ptr + row)
-    tl.store(draft_tokens_ptr + row * GAMMA + depth, tokens.to(tl.int64), mask=mask)
-    tl.store(draft_log_q_ptr + request * GAMMA + depth, log_q, mask=mask & (request >= 0))
+    target = ((row * BEAM_WIDTH + slot) * GAMMA)[:, None] + column[None, :]
+    old = tl.load(ancestry_in_ptr + source, mask=is_slot[:, None] & (column < depth)[None, :], other=0)
+    ancestry = tl.where((column == depth)[None, :], slot[:, None], old)
+    tl.store(ancestry_out_ptr + target, ancestry, mask=is_slot[:, None] & (column <= depth)[None, :])
 
 
 @dataclass(frozen=True)
-class BeamHistory:
-    """The beams after a step, for up to `max_num_reqs` requests.
+class BeamLevels:
+    """The beams of every depth, for up to `max_num_reqs` requests.
 
-    `scores`: float32 `[max_num_reqs, beam_width]`, joint log q. `tokens`: int32, `log_q`: float32, `ancestry`: int32,
-    each `[max_num_reqs, beam_width, gamma]`; `ancestry[r, b, t]` is the slot whose token t beam b descends from.
+    By depth and slot, `[max_num_reqs, gamma, beam_width]`: `scores`, float32, joint log q, -inf where dead; `tokens`
+    int32; `log_q` float32, each token's own; `parents` int32, slots of the depth before. `ancestry`: two of int32
+    `[max_num_reqs, beam_width, gamma]` that take turns, the first for beams of an even number of tokens: `[r, b, t]` is
+    the slot whose token t beam b descends from.
     """
 
     scores: torch.Tensor
     tokens: torch.Tensor
     log_q: torch.Tensor
-    ancestry: torch.Tensor
+    parents: torch.Tensor
+    ancestry: tuple[torch.Tensor, torch.Tensor]
 
     @classmethod
-    def allocate(cls, max_num_reqs: int, beam_width: int, gamma: int, device: torch.device) -> "BeamHistory":
-        scores = torch.zeros(max_num_reqs, beam_width, device=device)
-        log_q = torch.zeros(max_num_reqs, beam_width, gamma, device=device)
-        tokens = torch.zeros(log_q.shape, dtype=torch.int32, device=device)
-        return cls(scores, tokens, log_q, torch.zeros_like(tokens))
+    def allocate(cls, max_num_reqs: int, beam_width: int, gamma: int, device: torch.device) -> "BeamLevels":
+        scores = torch.zeros(max_num_reqs, gamma, beam_width, device=device)
+        tokens = torch.zeros(scores.shape, dtype=torch.int32, device=device)
+        ancestry = torch.zeros(max_num_reqs, beam_width, gamma, dtype=torch.int32, device=device)
+        parents = torch.zeros_like(tokens)
+        return cls(scores, tokens, torch.zeros_like(scores), parents, (ancestry, torch.zeros_like(ancestry)))
 
 
 def select_beams(
     candidates: Candidates,
     requests: torch.Tensor,
     temperature: torch.Tensor,
-    before: BeamHistory,
-    after: BeamHistory,
+    levels: BeamLevels,
     input_ids: torch.Tensor,
     *,
     depth: int,
     width: int,
     lossless: bool,
+    is_tree: bool = False,
 ) -> None:
     """The beams after this step, and the token that each feeds to the draft model next.
 
     Args:
         requests: int64 `[num_reqs]`; -1 marks padding, which gets dead beams of token 0.
+        levels: read at the depth before, written at this one.
         input_ids: int32 `[max_num_reqs * beam_width]`, written for `num_reqs` requests.
         depth: tokens that the beams have before this step.
         width: beams that each request has before this step.
-        lossless: requests at temperature 0 keep their largest logit alone, with log q = 0.
+        lossless: requests at temperature 0 keep their largest logit alone, with log q = 0; or, for a tree, the beams of
+            the largest weight beside the argmax chain.
+        is_tree: whether more than one candidate may be verified.
     """
-    beam_width, gamma = after.tokens.shape[1:]
+    beam_width, gamma = levels.ancestry[0].shape[1:]
     num_blocks = candidates.keys.shape[1]
     widths, per_beam = triton.next_power_of_2(width), triton.next_power_of_2(num_blocks * beam_width)
     _beam_selection_kernel[(len(requests),)](
@@ -220,14 +191,12 @@ def select_beams(
         num_blocks,
         requests,
         temperature,
-        before.scores,
-        after.scores,
-        before.tokens,
-        after.tokens,
-        before.log_q,
-        after.log_q,
-        before.ancestry,
-        after.ancestry,
+        levels.scores,
+        levels.tokens,
+        levels.log_q,
+        levels.parents,
+        levels.ancestry[depth % 2],
+        levels.ancestry[1 - depth % 2],
         input_ids,
         depth,
         WIDTH=width,
@@ -239,42 +208,6 @@ def select_beams(
         PER_BEAM=per_beam,
         BLOCKS=triton.next_power_of_2(num_blocks),
         LOSSLESS=lossless,
+        IS_TREE=is_tree,
         num_warps=8 if widths * per_beam >= _MANY_CANDIDATES else 4,
-    )
-
-
-def choose_drafts(
-    beams: BeamHistory,
-    requests: torch.Tensor,
-    root_positions: torch.Tensor,
-    draft_tokens: torch.Tensor,
-    draft_log_q: torch.Tensor,
-    *,
-    num_drafts: int,
-    window: int,
-) -> None:
-    """The live beam with the largest weight becomes the draft.
-
-    Args:
-        draft_tokens: int64 `[max_num_reqs, gamma]`, in batch order.
-        draft_log_q: float32 `[max_num_reqs, gamma]`, by request state; padding is not written.
-        num_drafts: columns to write.
-        window: positions that the draft model has.
-    """
-    beam_width, gamma = beams.tokens.shape[1:]
-    _draft_choice_kernel[(len(requests),)](
-        beams.scores,
-        beams.tokens,
-        beams.log_q,
-        requests,
-        root_positions,
-        draft_tokens,
-        draft_log_q,
-        num_drafts,
-        window,
-        BEAM_WIDTH=beam_width,
-        BEAMS=triton.next_power_of_2(beam_width),
-        GAMMA=gamma,
-        HISTORY=triton.next_power_of_2(gamma),
-        num_warps=1,
     )
