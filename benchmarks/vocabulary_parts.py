@@ -234,6 +234,7 @@ class KernelParts:
         self.draft_logits = drafts.contiguous()
         self.drafted_logits = torch.empty_like(self.draft_logits)  # what drawing caches; acceptance reads the other
         self.trees = DraftTrees.allocate(n, gamma, 1, device)
+        self.max_nodes = torch.full((n,), gamma, dtype=torch.int32, device=device)
         self.trees.log_q.copy_(drafts.float().log_softmax(2).amax(2))
         self.statistics = RowStatistics.allocate(shape.target_rows, vocab_size, device)
         self.sampled = torch.empty(n, gamma + 1, dtype=torch.int64, device=device)
@@ -279,6 +280,7 @@ class KernelParts:
             self.verified,
             self.trees,
             self.first_rows,
+            self.max_nodes,
             self.requests,
             self.temperature,
             self.statistics,

@@ -12,6 +12,7 @@ from benchmarks.kernels_on_paper.pieces import (
     LIMITS,
     Drafting,
     Shape,
+    Trees,
     Verification,
     on_an_h100,
     standing_in_for_flash_attention,
@@ -22,6 +23,7 @@ from vllm_mtad.config.engine_checks import widest_float32_beams
 WIDTHS = (1, 2, 4, 8, 16)
 LENGTHS = (1, 2, 3, 4, 5, 8, 12, 16, 32)
 """Draft lengths: all powers of two, and some between them; others differ from these in masks alone."""
+CANDIDATES = (2, 3, 4, 8, 16)
 HEADS = {1: (8, 8), 4: (32, 8), 7: (28, 4), 8: (64, 8)}
 """Query and KV heads by their ratio, which alone decides a program's tile."""
 META = torch.device("meta")
@@ -61,7 +63,7 @@ class Recorder:
                 truncation = drafting.limit(**values)
                 for depth in depths:
                     drafting.grow(lambda rows: _logits(shape, rows), depth, num_reqs, truncation)
-            drafting.choose(num_reqs, shape.gamma)
+            drafting.choose(num_reqs, shape.gamma * shape.num_candidates)
 
     def attention(self, shape: Shape, num_reqs: int = REQUESTS, *, flash: bool = False) -> None:
         """One layer's attention of a pass, and what a round plans for it."""
@@ -72,8 +74,13 @@ class Recorder:
     def verification(self, shape: Shape, limits: dict[str, Any], num_reqs: int = REQUESTS, **options: Any) -> None:
         with self.recording():
             verification = Verification(shape, META, limits, **options)
-            batch = verification.batch([shape.gamma] * num_reqs)
+            batch = verification.batch([shape.gamma * shape.num_candidates] * num_reqs)
             verification.verify(_logits(shape, len(batch.drafted)), batch)
+
+    def trees(self, shape: Shape, num_reqs: int = REQUESTS) -> None:
+        """What the target does for several candidates; prefixes are read by our kernel."""
+        with self.recording():
+            Trees(shape, META).verify(num_reqs, [shape.gamma * shape.num_candidates] * num_reqs)
 
     def recording(self, kept: Collection[str] | None = None) -> ExitStack:
         """Within, launches are recorded; of all kernels, or of those that `kept` names."""
@@ -112,7 +119,23 @@ def whole_space() -> list[Variant]:
     for gamma in LENGTHS:  # of these the suffix kernel knows the strides alone
         recorder.attention(small.but(gamma=gamma))
     _verifications(recorder, small)
+    for gamma in LENGTHS:
+        for candidates in CANDIDATES:
+            _candidates(recorder, small.but(gamma=gamma, beam_width=16, num_candidates=candidates))
+    for heads in HEADS.values():
+        for head_size in (64, 128):
+            many = small.but(num_heads=heads[0], num_kv_heads=heads[1], head_size=head_size, num_candidates=4)
+            recorder.trees(many)
+            recorder.trees(many.but(dtype=torch.float32))
     return recorder.variants
+
+
+def _candidates(recorder: Recorder, shape: Shape) -> None:
+    recorder.beams(shape, (), [], {SELECTION, CHOICE})
+    recorder.beams(shape, {0, shape.gamma - 1}, [{}], {SELECTION})
+    recorder.verification(shape, {})
+    recorder.verification(shape, {}, candidate_test="reference")
+    recorder.trees(shape)
 
 
 def _attention(recorder: Recorder, shape: Shape) -> None:
@@ -147,4 +170,8 @@ def corners() -> list[Variant]:
         recorder.attention(shape)
     recorder.verification(least, {})
     recorder.verification(most.but(dtype=torch.float32), {}, use_fp64=True, acceptance="per_token")
+    for shape in (least.but(beam_width=2, num_candidates=2), most.but(num_candidates=16)):
+        recorder.verification(shape, {}, candidate_test="reference")
+        recorder.trees(shape)
+    recorder.trees(most.but(num_candidates=4, dtype=torch.float32))
     return recorder.variants

@@ -69,7 +69,7 @@ def test_other_processes_get_vllms_own_class_for_other_methods(small_pair):
     sent = pickle.loads(pickle.dumps(stock))
     assert type(sent) is SpeculativeConfig
     assert sent.draft_model_config.model == draft
-    assert set(vars(stock)) - set(vars(sent)) == {*OWN_FIELDS, "lossy", "accepts_logit_bias"}
+    assert set(vars(stock)) - set(vars(sent)) == {*OWN_FIELDS, "draft_length", "lossy", "accepts_logit_bias"}
     mtad = pickle.loads(pickle.dumps(create(target, {"method": "mtad", **given}).speculative_config))
     assert mtad.options == MTADOptions(num_speculative_tokens=3)
 
@@ -165,6 +165,13 @@ def test_help_shows_the_fields():
         ("draft_sampling", "nucleus", "'beam_sample' or 'beam_search'"),
         ("greedy", "fast", "'lossless' or 'joint'"),
         ("acceptance", "typical", "'joint' or 'per_token'"),
+        ("num_candidates", 0, ">= 1"),
+        ("num_candidates", -2, ">= 1"),
+        ("num_candidates", True, ">= 1"),
+        ("num_candidates", "two", ">= 1"),
+        ("num_candidates", 5, "at most beam_width, 4"),
+        ("candidate_test", "best", "'own' or 'reference'"),
+        ("max_candidate_rows", 0, ">= 1"),
     ],
 )
 def test_a_bad_option_is_named_with_what_is_accepted(small_pair, field, value, accepted):
@@ -252,6 +259,7 @@ def test_an_engine_option_that_cannot_be_combined_is_named(small_pair, options, 
 
 
 SCHEDULE = {"num_speculative_tokens_per_batch_size": [(1, 2, 4), (3, 8, 0)]}
+CANDIDATES = {"num_candidates": 4}
 
 
 @pytest.mark.parametrize(
@@ -261,6 +269,7 @@ SCHEDULE = {"num_speculative_tokens_per_batch_size": [(1, 2, 4), (3, 8, 0)]}
         (SCHEDULE, {}, "num_speculative_tokens_per_batch_size"),
         ({}, {"logprobs_mode": "processed_logits"}, "processed_logits"),
         ({}, {"max_model_len": -1}, "max_model_len='auto'"),
+        ({"num_candidates": 2}, {}, "num_candidates=2 on Model Runner V1"),
     ],
 )
 def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, fields, options, named):
@@ -279,6 +288,18 @@ def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, field
         ({"attention_backend": "FLASHINFER"}, {}, "attention_backend='FLASHINFER'"),
         ({"kv_cache_dtype": "fp8"}, {}, "kv_cache_dtype='fp8'"),
         ({}, {"kv_cache_dtype": "fp8"}, "kv_cache_dtype='fp8'"),
+        (CANDIDATES, {"max_num_batched_tokens": 16, "max_num_seqs": 4}, "17 rows, and max_num_batched_tokens is 16"),
+        (CANDIDATES, {"max_model_len": 16}, "17 rows, and max_model_len is 16"),
+        (
+            CANDIDATES | {"max_candidate_rows": 16},
+            {},
+            "max_candidate_rows=16 is not accepted by mtad: a request with 4",
+        ),
+        (
+            {"num_speculative_tokens_per_batch_size": [(1, 2, 4), (3, 8, 5)]},
+            {},
+            "has 5 draft tokens at batch sizes 3 to 8: give at most num_speculative_tokens, 4",
+        ),
     ],
 )
 def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, named):
@@ -291,6 +312,7 @@ def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, n
         ({"beam_width": 16, "num_speculative_tokens": 32}, {}),
         ({}, {"max_num_batched_tokens": 130, "max_num_seqs": 40}),  # more beams than tokens of a step
         ({}, {"attention_backend": "FLEX_ATTENTION"}),  # the target's; the draft takes another
+        (CANDIDATES, {}),
     ],
 )
 def test_what_v2_accepts(small_pair, with_triton, fields, options):
@@ -315,6 +337,55 @@ def test_float32_beams_that_do_not_fit_are_refused_on_a_gpu(small_pair, with_tri
     monkeypatch.setattr(engine_checks, "widest_float32_beams", lambda *shape: 2)
     with pytest.raises(ValueError, match=r"beam_width=4 with dtype='float32' .* give at most 2, or dtype='bfloat16'"):
         engine_checks.check_engine(config)
+
+
+def test_full_graphs_of_mixed_batches_know_no_trees(small_pair, with_triton):
+    from vllm.config.compilation import CUDAGraphMode
+
+    from vllm_mtad.config.engine_checks import check_engine
+
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1], **CANDIDATES})
+    config.compilation_config.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE
+    check_engine(config)
+    config.compilation_config.cudagraph_mode = CUDAGraphMode.FULL  # which a CPU never has
+    with pytest.raises(ValueError, match=r"cudagraph_mode='FULL' cannot be combined .*num_candidates=4"):
+        check_engine(config)
+
+
+def test_the_user_s_draft_length_is_one_candidate_s_and_vllm_s_that_of_all(small_pair, with_triton):
+    given = {"method": "mtad", "model": small_pair[1], "num_speculative_tokens": 3, "num_candidates": 2}
+    config = create(small_pair[0], given).speculative_config
+    assert config.options == MTADOptions(num_speculative_tokens=3, num_candidates=2)
+    assert config.draft_length == 3
+    assert config.num_speculative_tokens == 6
+    assert pickle.loads(pickle.dumps(config)).options == config.options
+
+
+@pytest.mark.parametrize(
+    ("num_candidates", "most_rows", "given", "expected"),
+    [
+        (1, 128, None, None),
+        (1, 128, [(1, 8, 4), (9, 64, 2)], [(1, 8, 4), (9, 64, 2)]),
+        (4, 128, None, {1: 16, 7: 16, 8: 4, 300: 4}),
+        (2, 20, None, {1: 8, 2: 8, 3: 4, 300: 4}),
+        (4, 128, [(1, 4, 4), (9, 64, 2)], {1: 16, 7: 16, 8: 4, 9: 2, 64: 2, 65: 2}),
+        (4, 128, [(1, 4, 3), (5, 64, 0)], {1: 3, 4: 3, 5: 0, 64: 0}),
+        (4, 128, [(1, 4, 3), (5, 6, 4), (12, 64, 4)], {4: 3, 5: 16, 7: 16, 8: 4, 12: 4, 64: 4}),
+    ],
+)
+def test_large_batches_verify_one_candidate(num_candidates, most_rows, given, expected):
+    """As vLLM reads the schedule: what it schedules at a batch size."""
+    from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
+
+    from vllm_mtad.config.candidate_schedule import schedule_of_nodes
+
+    options = MTADOptions(num_candidates=num_candidates, max_candidate_rows=most_rows)
+    schedule = schedule_of_nodes(options, given)
+    if not isinstance(expected, dict):
+        assert schedule == expected
+        return
+    looked_up = build_dynamic_sd_schedule_lookup(schedule, 300, options.num_nodes)
+    assert {size: looked_up[size] for size in expected} == expected
 
 
 def test_v1_on_a_gpu_is_refused(small_pair, monkeypatch):

@@ -72,6 +72,19 @@ RELIED_ON = {
     (f"{V2}.model_runner", "GPUModelRunner.initialize_kv_cache"): [
         "self.speculator.set_attn(",
         "self.speculator.init_cudagraph_manager(cudagraph_mode)",
+        "self.model_state.initialize_kv_cache(self.kv_cache_config, self.block_tables)",
+    ],
+    (f"{V2}.model_runner", "GPUModelRunner.execute_model"): [
+        "block_tables, slot_mappings = self.prepare_attn(input_batch)",
+        "attn_metadata = self.model_state.prepare_attn(",
+    ],
+    (f"{V2}.model_runner", "GPUModelRunner.gather_batch_req_state"): [
+        "decode_graph_eligible = not has_prefill",
+        "return batch_state, get_uniform_decode_token_count(",
+    ],
+    (f"{V2}.cudagraph_utils", "prepare_inputs_to_capture"): ["attn_metadata = model_state.prepare_attn("],
+    (f"{V2}.spec_decode.rejection_sampler", "_gather_draft_sampled_kernel"): [
+        "is_placeholder = (local_pos > 0) & (pos - local_pos < prefill_len)"
     ],
     (f"{V2}.spec_decode.speculator", "DraftModelSpeculator._copy_request_inputs"): [
         "self.idx_mapping.fill_(-1)",

@@ -12,13 +12,8 @@ import vllm
 
 from tests.v2.kernels.test_beam_attention import Case, dense_attention, dense_lse
 from vllm_mtad.config.engine_checks import V2_ATTENTION_BACKENDS
-from vllm_mtad.runners.v2.beam_attention import (
-    CACHE_LAYOUTS,
-    BeamAttention,
-    BeamAttentionMetadata,
-    check_layer,
-    check_page_layout,
-)
+from vllm_mtad.runners.v2.attention_stand_in import CACHE_LAYOUTS, check_layer, check_page_layout
+from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
 from vllm_mtad.runners.v2.kernels.suffix_attention import MAX_SPLITS
 from vllm_mtad.runners.v2.shared_prefix import (
     MAX_SPLIT_OUTPUTS,

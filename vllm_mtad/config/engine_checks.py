@@ -23,9 +23,9 @@ V2_MAX_FLOAT32_TILE = 64 * 64
 def check_engine(config: VllmConfig) -> None:
     speculative: Any = config.speculative_config
     window = min(config.model_config.max_model_len, speculative.draft_model_config.max_model_len)
-    if speculative.num_speculative_tokens >= window:
+    if speculative.draft_length >= window:
         raise ValueError(
-            f"speculative_config.num_speculative_tokens={speculative.num_speculative_tokens} does not fit in the"
+            f"speculative_config.num_speculative_tokens={speculative.draft_length} does not fit in the"
             f" models' length of {window} tokens: give less than that."
         )
     feature = unsupported_attention(config.model_config)
@@ -38,6 +38,7 @@ def check_engine(config: VllmConfig) -> None:
     if config.use_v2_model_runner:
         _check_v2_sizes(config)
         _check_v2_tile(config)
+        _check_candidates(config)
         _refuse(_v2_refusals(config))
     else:
         _check_v1_rows(config)
@@ -76,8 +77,14 @@ def _common_refusals(config: VllmConfig) -> Refusals:
 def _v1_refusals(config: VllmConfig) -> Refusals:
     from vllm.platforms import current_platform
 
-    model, schedule = config.model_config, config.speculative_config.num_speculative_tokens_per_batch_size  # type: ignore[union-attr]
+    speculative: Any = config.speculative_config
+    model, schedule = config.model_config, speculative.num_speculative_tokens_per_batch_size
     return [
+        (
+            speculative.num_candidates > 1,
+            f"speculative_config.num_candidates={speculative.num_candidates} on Model Runner V1",
+            "1, or Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1)",
+        ),
         (not current_platform.is_cpu(), "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0) on a GPU", "Model Runner V2"),
         (
             schedule is not None,
@@ -123,8 +130,9 @@ def _v2_refusals(config: VllmConfig) -> Refusals:
 
 def _check_v2_sizes(config: VllmConfig) -> None:
     speculative: Any = config.speculative_config
+    options = speculative.options
     for name, most in (("beam_width", V2_MAX_BEAM_WIDTH), ("num_speculative_tokens", V2_MAX_DRAFT_LENGTH)):
-        if (value := getattr(speculative, name)) > most:
+        if (value := getattr(options, name)) > most:
             raise ValueError(
                 f"speculative_config.{name}={value} is not accepted by mtad on Model Runner V2: give at most {most}."
             )
@@ -150,4 +158,25 @@ def _check_v2_tile(config: VllmConfig) -> None:
         raise ValueError(
             f"speculative_config.beam_width={speculative.beam_width} with dtype='float32' is not accepted by mtad for"
             f" this draft on a GPU: give {narrower}dtype='bfloat16' or 'float16'."
+        )
+
+
+def _check_candidates(config: VllmConfig) -> None:
+    from vllm.config.compilation import CUDAGraphMode
+
+    options = config.speculative_config.options  # type: ignore[union-attr]
+    if options.num_candidates == 1:
+        return
+    rows = options.num_nodes + 1
+    budget, window = config.scheduler_config.max_num_batched_tokens, config.model_config.max_model_len
+    for name, most in (("max_num_batched_tokens", budget), ("max_model_len", window)):
+        if rows > most:
+            raise ValueError(
+                f"speculative_config.num_candidates={options.num_candidates} does not fit: {options.num_candidates}"
+                f" candidates of {options.num_speculative_tokens} tokens are {rows} rows, and {name} is {most}."
+            )
+    if config.compilation_config.cudagraph_mode == CUDAGraphMode.FULL:
+        raise ValueError(
+            f"cudagraph_mode='FULL' cannot be combined with speculative_config.num_candidates={options.num_candidates}:"
+            " it accepts FULL_AND_PIECEWISE, FULL_DECODE_ONLY, PIECEWISE and NONE."
         )

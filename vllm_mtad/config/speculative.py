@@ -15,8 +15,9 @@ from typing import Any, Literal, SupportsIndex
 from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
 from vllm.config.utils import config
 
-from vllm_mtad.algorithm.acceptance import AcceptanceMode
+from vllm_mtad.algorithm.acceptance import AcceptanceMode, CandidateTest
 from vllm_mtad.config import checks
+from vllm_mtad.config.candidate_schedule import schedule_of_nodes
 from vllm_mtad.config.draft_table import find_draft
 from vllm_mtad.config.options import METHOD, OWN_FIELDS, DraftSampling, GreedyMode, MTADOptions
 from vllm_mtad.config.sentences import one_sentence
@@ -45,6 +46,18 @@ class MTADSpeculativeConfig(SpeculativeConfig):
     acceptance: AcceptanceMode | None = None
     """mtad: 'joint' (default) keeps the longest prefix whose joint ratio passes; 'per_token' tests each
     token by itself."""
+    num_candidates: int | None = None
+    """mtad: drafts of a request that the target verifies in its one pass, as a tree: 1 (default) to beam_width. More
+    than 1 on Model Runner V2 only."""
+    candidate_test: CandidateTest | None = None
+    """mtad: what another candidate than the chosen one is held against: its 'own' draft probability (default), or the
+    chosen one's, 'reference'."""
+    max_candidate_rows: int | None = None
+    """mtad: rows of a step up to which the target verifies several candidates (default 128). In larger batches it
+    verifies one."""
+    draft_length: int = field(default=0, init=False)
+    """Draft tokens of one candidate: what the user calls num_speculative_tokens, which to vLLM are those of all
+    candidates together. Not an option."""
     lossy: bool = field(default=False, init=False)
     """Whether sampled text may follow another distribution than the target's own. Not an option."""
 
@@ -60,8 +73,13 @@ class MTADSpeculativeConfig(SpeculativeConfig):
             return
         self.lossy = True
         options = MTADOptions.from_mapping(vars(self))
-        for name in (*OWN_FIELDS, "num_speculative_tokens"):
+        for name in OWN_FIELDS:
             setattr(self, name, getattr(options, name))
+        self.draft_length, self.num_speculative_tokens = options.num_speculative_tokens, options.num_nodes
+        self.num_speculative_tokens_per_batch_size = schedule_of_nodes(
+            options,
+            self.num_speculative_tokens_per_batch_size,  # type: ignore[has-type]  # vLLM is not type-checked here
+        )
         checks.check_combinable_fields(self)
         if self.model is None:
             self.model = find_draft(self.target_model_config)
@@ -83,7 +101,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
 
     @property
     def options(self) -> MTADOptions:
-        return MTADOptions.from_mapping(vars(self))
+        return MTADOptions.from_mapping(vars(self) | {"num_speculative_tokens": self.draft_length})
 
     @contextmanager
     def _as_draft_model(self) -> Iterator[None]:
@@ -105,7 +123,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         """For another method, vLLM's own class is sent to other processes, which may not have this plugin."""
         if self.method == METHOD:
             return super().__reduce_ex__(protocol)
-        own = {*OWN_FIELDS, "lossy", "accepts_logit_bias"}
+        own = {*OWN_FIELDS, "draft_length", "lossy", "accepts_logit_bias"}
         state = {name: value for name, value in vars(self).items() if name not in own}
         return copyreg._reconstructor, (SpeculativeConfig, object, None), state  # type: ignore[attr-defined]
 

@@ -90,10 +90,11 @@ def check_speculative_config(create_speculative_config: Callable, reason: str | 
         except ValidationError as error:
             raise ValueError(one_sentence(error)) from None
         logger.info(
-            "MTAD is on: beam_width=%d, num_speculative_tokens=%d, acceptance_threshold=%g, draft %s. It is lossy:"
-            " sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
+            "MTAD is on: beam_width=%d, num_speculative_tokens=%d, num_candidates=%d, acceptance_threshold=%g,"
+            " draft %s. It is lossy: sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
             config.beam_width,
-            config.num_speculative_tokens,
+            config.draft_length,
+            config.num_candidates,
             config.acceptance_threshold,
             config.model,
             config.greedy,

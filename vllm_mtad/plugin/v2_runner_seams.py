@@ -24,18 +24,22 @@ def choose_speculator(new: Callable) -> Callable:
 
 
 def join_speculator_and_sampler(load_model: Callable) -> Callable:
-    """After the models: an MTADRejectionSampler, and the sampling parameters for the drafter."""
+    """After the models: an MTADRejectionSampler, the sampling parameters for the drafter, trees for the target."""
 
     @functools.wraps(load_model)
     def with_joint_test(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = load_model(self, *args, **kwargs)
         if is_mtad(self.speculative_config) and self.speculator is not None:
             from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
+            from vllm_mtad.runners.v2.tree_verification import TreeModelState
 
+            speculator, trees = self.speculator, self.speculator.beams.trees
             self.rejection_sampler = MTADRejectionSampler(
-                self.sampler, self.speculative_config, self.device, self.speculator.beams.trees
+                self.sampler, self.speculative_config, self.device, trees, speculator.verification
             )
-            self.speculator.use_sampling_states(self.sampler.sampling_states)
+            speculator.use_sampling_states(self.sampler.sampling_states)
+            if speculator.verification is not None:
+                self.model_state = TreeModelState(self.model_state, speculator.verification)
         return result
 
     return with_joint_test

@@ -45,10 +45,22 @@ class Step:
         target_statistics(self.logits, self.row_states, self.positions, self.temperature, self.seeds, statistics)
         sampled = torch.full((len(self.states), self.gamma + 1), 77, device=device)
         num_sampled = torch.zeros(len(self.states), dtype=torch.int32, device=device)
+        all_nodes = torch.full_like(self.first_rows[1:], self.gamma)
         joint_acceptance(
-            self.logits, self.drafts, self.trees, self.first_rows, self.states, self.temperature, statistics, sampled,
-            num_sampled, log_threshold=math.log(tau) if tau else -math.inf, per_token=per_token, lossless=lossless,
-        )  # fmt: skip
+            self.logits,
+            self.drafts,
+            self.trees,
+            self.first_rows,
+            all_nodes,
+            self.states,
+            self.temperature,
+            statistics,
+            sampled,
+            num_sampled,
+            log_threshold=math.log(tau) if tau else -math.inf,
+            per_token=per_token,
+            lossless=lossless,
+        )
         return sampled, num_sampled
 
     def expected_accepted(self, tau=0.3, per_token=False, lossless=True):

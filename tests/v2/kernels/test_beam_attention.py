@@ -67,9 +67,10 @@ class Case:
         upcast = device.type == "cpu" if upcast is None else upcast
         tiles_per_split = torch.zeros(1, dtype=torch.int32, device=device)
         plan_splits(self.prefix_lens, tiles_per_split, num_kv_heads=self.keys.shape[1], programs=programs)
+        first_rows = torch.arange(len(self.lens) + 1, dtype=torch.int32, device=device) * self.beam_width
         prefix_attention(
-            self.query, self.keys, self.values, self.block_table, self.prefix_lens, tiles_per_split, prefix, lse,
-            scale=self.scale, beam_width=self.beam_width, upcast=upcast,
+            self.query, self.keys, self.values, self.block_table, first_rows, self.prefix_lens, tiles_per_split,
+            prefix, lse, scale=self.scale, max_rows=self.beam_width, upcast=upcast,
         )  # fmt: skip
         return self.merge(prefix, lse, upcast), prefix, lse
 

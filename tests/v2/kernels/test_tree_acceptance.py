@@ -35,7 +35,7 @@ class TreeStep:
         self.logits = torch.randn(int(self.first_rows[-1]), VOCAB_SIZE, generator=generator) * 1.5
         self.temperature = torch.ones(slots)
 
-    def kept(self, tau=0.5, **options):
+    def kept(self, tau=0.5, max_nodes=None, **options):
         """(kept rows, sampled, num_sampled) by request of the batch."""
         device, rows = self.trees.log_q.device, len(self.logits)
         states, first_rows = self.states.to(device), self.first_rows.int().to(device)
@@ -52,10 +52,22 @@ class TreeStep:
         sampled = torch.full((len(states), self.trees.log_q.shape[1] + 1), 77, device=device)
         num_sampled = torch.zeros(len(states), dtype=torch.int32, device=device)
         self.trees.kept.fill_(99)
+        most = self.trees.log_q.shape[1] if max_nodes is None else max_nodes
         joint_acceptance(
-            logits, drafts.to(device), self.trees, first_rows, states, temperature, statistics, sampled, num_sampled,
-            log_threshold=math.log(tau), lossless=True, **{"per_token": False, **options},
-        )  # fmt: skip
+            logits,
+            drafts.to(device),
+            self.trees,
+            first_rows,
+            torch.full_like(first_rows[1:], most),
+            states,
+            temperature,
+            statistics,
+            sampled,
+            num_sampled,
+            log_threshold=math.log(tau),
+            lossless=True,
+            **{"per_token": False, **options},
+        )
         untouched = torch.ones(len(temperature), dtype=torch.bool)
         untouched[self.states] = False
         assert (self.trees.kept.cpu()[untouched] == 99).all()
@@ -129,3 +141,14 @@ def test_what_is_not_finite_bars_a_node_and_all_below_it(device, bad):
         step.trees.log_q.fill_(-9.0)
         step.trees.log_q[:, 1] = bad
         step.check()
+
+
+def test_a_request_that_is_verified_as_a_chain_keeps_what_its_chosen_draft_would(device):
+    step = TreeStep(device, [16] * 6, 4, 4)
+    everything = step.kept()[0]
+    chain, _, _ = step.kept(max_nodes=4)
+    step.num_nodes.fill_(4)
+    step.logits = torch.cat([step.logits[first : first + 5] for first in step.first_rows[:-1].tolist()])
+    step.first_rows = torch.arange(7) * 5
+    assert torch.equal(chain, step.check())
+    assert not torch.equal(chain, everything)

@@ -99,7 +99,7 @@ class DraftBeams:
         device = requests.states.device
         self._options, self._requests, self._window = options, requests, window
         beam_width, gamma = options.beam_width, options.num_speculative_tokens
-        self.trees = DraftTrees.allocate(max_num_reqs, gamma, 1, device)
+        self.trees = DraftTrees.allocate(max_num_reqs, gamma, options.num_candidates, device)
         self._candidates = Candidates.allocate(max_num_reqs * beam_width, vocab_size, beam_width, device)
         largest_piece = max(MAX_LOGITS_ROWS, ALIGNED_REQUESTS * beam_width)
         self._top_logits = TopLogits.allocate(min(max_num_reqs * beam_width, largest_piece), self._candidates)
@@ -141,6 +141,7 @@ class DraftBeams:
             depth=depth,
             width=width,
             lossless=self._options.greedy == "lossless",
+            is_tree=self._options.num_candidates > 1,
         )
 
     def _candidates_of(self, logits: torch.Tensor, some: slice, depth: int, width: int, truncation: Truncation) -> None:
@@ -193,8 +194,10 @@ class DraftBeams:
         """int32 `[max_num_reqs, beam_width, gamma]` of the beams that have `depth` tokens."""
         return self._levels.ancestry[depth % 2]
 
-    def choose(self, num_reqs: int, num_drafts: int, draft_tokens: torch.Tensor) -> None:
-        """The best beam of each request into `draft_tokens` int64 `[max_num_reqs, gamma]` and `trees`."""
+    def choose(self, num_reqs: int, num_nodes: int, draft_tokens: torch.Tensor) -> None:
+        """The best beam of each request, and others beside it, into `draft_tokens` int64 `[max_num_reqs, nodes]` and
+        `trees`. `num_nodes`: all of a tree's, or at most gamma for the best alone."""
+        num_drafts = min(num_nodes, self.trees.gamma)
         choose_drafts(
             self._levels,
             self._requests.states[:num_reqs],
@@ -203,7 +206,7 @@ class DraftBeams:
             draft_tokens,
             self.trees,
             num_drafts=num_drafts,
-            num_candidates=1,
+            num_candidates=self.trees.num_candidates if num_nodes > num_drafts else 1,
             window=self._window,
             lossless=self._options.greedy == "lossless",
         )

@@ -10,21 +10,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
+from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.sample.states import NO_LOGPROBS
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler, get_max_chunk_logits
 
 from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics, joint_acceptance, target_statistics
+from vllm_mtad.runners.v2.tree_verification import TreeVerification
 from vllm_mtad.runners.v2.trees import DraftTrees
 
 
 class MTADRejectionSampler(RejectionSampler):
     """A RejectionSampler that keeps the longest prefix whose joint ratio passes."""
 
-    def __init__(self, sampler: Sampler, spec_config: Any, device: torch.device, trees: DraftTrees) -> None:
-        """`trees`: the speculator's, of the drafts that the target sees."""
+    def __init__(
+        self,
+        sampler: Sampler,
+        spec_config: Any,
+        device: torch.device,
+        trees: DraftTrees,
+        verification: TreeVerification | None = None,
+    ) -> None:
+        """`trees`: the speculator's, of the drafts that the target sees. `verification`: if they may be more than
+        chains."""
         super().__init__(sampler, spec_config, device)
-        self._options, self._trees = spec_config.options, trees
+        self._options, self._trees, self._verification = spec_config.options, trees, verification
         states = sampler.sampling_states
+        self._of_chains = torch.full((states.max_num_reqs,), trees.gamma, dtype=torch.int32, device=device)
+        self._of_trees = torch.full_like(self._of_chains, trees.log_q.shape[1])
+        self._has_grammar = False
         max_rows = states.max_num_reqs * (self.num_speculative_steps + 1)
         self._statistics = RowStatistics.allocate(
             min(max_rows, max(get_max_chunk_logits(states.vocab_size), self.num_speculative_steps + 1)),
@@ -32,6 +49,36 @@ class MTADRejectionSampler(RejectionSampler):
             device,
             use_fp64=sampler.use_fp64_gumbel,
         )
+
+    def __call__(self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any) -> SamplerOutput:
+        self._has_grammar = input_batch.has_structured_output_reqs
+        if self._verification is not None:
+            input_batch = self._verification.with_logical_places(input_batch)
+        return super().__call__(logits, input_batch, *args, **kwargs)
+
+    def _max_nodes(self, requests: np.ndarray) -> torch.Tensor:
+        """int32 `[num_reqs]`: how many nodes of each request are verified.
+
+        Penalties, bad words, thinking budgets, grammar masks and logprobs are applied row after row, as if each row's
+        text were all rows before it. That is true of the chosen draft's alone.
+        """
+        num_reqs, gamma = len(requests), self._trees.gamma
+        if self._verification is None:
+            return self._of_trees[:num_reqs]
+        num_nodes = self._verification.num_nodes
+        if num_nodes == gamma or self._has_grammar or self.sampler.return_sampling_mask:
+            return self._of_chains[:num_reqs]
+        sampler = self.sampler
+        is_chain = sampler.penalties_state.use_penalty[requests]
+        is_chain = is_chain | (sampler.sampling_states.num_logprobs[requests] != NO_LOGPROBS)
+        if sampler.thinking_budget_state.enabled:
+            is_chain |= sampler.thinking_budget_state.use_thinking_budget[requests]
+        for processor in sampler.logits_processors:
+            if isinstance(processor, BadWordsState):
+                is_chain |= processor.num_bad_words.np[requests] > 0
+        if not is_chain.any():
+            return self._of_trees[:num_reqs]
+        return async_tensor_h2d(np.where(is_chain, gamma, num_nodes).astype(np.int32), device=self._of_trees.device)
 
     def _verify(
         self,
@@ -73,6 +120,7 @@ class MTADRejectionSampler(RejectionSampler):
             verify_draft_sampled,
             self._trees,
             cu_num_logits,
+            self._max_nodes(idx_mapping_np),
             idx_mapping,
             states.temperature.gpu,
             self._statistics,
@@ -81,5 +129,6 @@ class MTADRejectionSampler(RejectionSampler):
             log_threshold=options.log_threshold,
             per_token=options.acceptance == "per_token",
             lossless=options.greedy == "lossless",
+            candidate_test=options.candidate_test,
         )
         return warped, sampled, num_sampled

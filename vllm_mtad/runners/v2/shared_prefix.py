@@ -224,12 +224,13 @@ class TritonPrefixReader:
             keys,
             values,
             prefixes.block_table,
+            prefixes.query_start_loc,
             prefixes.lens,
             plan,
             out,
             lse,
             scale=self._shape.scale,
-            beam_width=self._beam_width,
+            max_rows=self._beam_width,
             upcast=self._upcast,
         )
         return out, lse

@@ -32,11 +32,13 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator, prepare_prefill_inputs
 from vllm.v1.worker.utils import get_uniform_decode_token_count
 
-from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata, check_layer, check_page_layout
+from vllm_mtad.runners.v2.attention_stand_in import check_layer, check_page_layout
+from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
+from vllm_mtad.runners.v2.tree_verification import TreeVerification
 
 logger = init_logger("vllm.mtad")
 
@@ -50,6 +52,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         super().__init__(vllm_config, device)
         options = self.speculative_config.options
         self.beam_width: int = options.beam_width
+        self.gamma: int = options.num_speculative_tokens
         # Rotary tables end at the draft's window.
         self.window = min(self.max_model_len, self.draft_model_config.max_model_len)
         self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds)
@@ -63,6 +66,8 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.sampling_states: SamplingStates | None = None
         self.first_pass_graphs: FirstPassGraphManager | None = None
         self.beam_graphs: BeamGraphManager | None = None
+        self.verification: TreeVerification | None = None
+        """If the target verifies several candidates."""
 
     # -- set-up ---------------------------------------------------------------------------------------
 
@@ -84,11 +89,10 @@ class MTADSpeculator(StandaloneARSpeculator):
         layers = [found[name] for name in sorted(self.draft_attn_layer_names)]
         for layer in layers:
             check_layer(layer)
-        depth = self.num_speculative_steps - 1
         dtype = self.draft_model_config.dtype
         readers = prefix_readers(layers, self.beam_width, self.max_num_reqs, dtype, self.device)
         beam_attention = [
-            BeamAttention(layer, self.max_num_reqs, self.beam_width, depth, reader, dtype, self.device)
+            BeamAttention(layer, self.max_num_reqs, self.beam_width, self.gamma - 1, reader, dtype, self.device)
             for layer, reader in zip(layers, readers)
         ]
         self.prefix_readers = set(readers)
@@ -99,6 +103,15 @@ class MTADSpeculator(StandaloneARSpeculator):
             self.max_num_reqs,
             self.beam_width,
         )
+        if self.speculative_config.options.num_candidates > 1:
+            self.verification = TreeVerification(
+                self.beams.trees,
+                {name: layer for name, layer in found.items() if name not in self.draft_attn_layer_names},
+                self.max_num_reqs,
+                self.max_model_len,
+                self.vllm_config.model_config.dtype,
+                self.device,
+            )
 
     def set_attn(self, *args: Any, **kwargs: Any) -> None:
         super().set_attn(*args, **kwargs)
@@ -118,6 +131,8 @@ class MTADSpeculator(StandaloneARSpeculator):
                     f"block_size={group.kv_cache_spec.block_size} cannot be combined with speculative method 'mtad':"
                     f" the attention backend splits it, so give its own block size, {group.kernel_block_size}."
                 )
+        if self.verification is not None:
+            self.verification.set_attn(self.kv_group, self.page_size)
 
     # -- a drafting round -----------------------------------------------------------------------------
 
@@ -142,27 +157,29 @@ class MTADSpeculator(StandaloneARSpeculator):
         is_profile: bool = False,
         num_speculative_tokens: int | None = None,
     ) -> torch.Tensor:
-        """`[num_reqs, gamma]` int64 draft tokens; their log q is in `beams.trees`, by request state.
+        """`[num_reqs, nodes]` int64 draft tokens; what they extend and their log q: `beams.trees`, by request state.
 
-        Columns from `num_speculative_tokens` on mean nothing. With 0 of them the draft model still sees the text, or
-        later drafts would attend to holes.
+        Columns from `num_speculative_tokens` on mean nothing: up to gamma of them are one candidate's, more are all
+        candidates'. With 0 of them the draft model still sees the text, or later drafts would attend to holes.
         """
         num_reqs = input_batch.num_reqs
-        num_drafts = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
+        num_nodes = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
+        if self.verification is not None and not dummy_run:
+            self.verification.move_kept_paths(input_batch)
         attend = not (dummy_run and skip_attn_for_dummy_run)
         # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
         truncation = Truncation.NONE
-        if num_drafts > 0:
+        if num_nodes > 0:
             # Profiling runs with the largest memory.
             truncation = Truncation.ANY if is_profile else self._copy_truncation(input_batch.idx_mapping_np)
         self._first_pass(input_batch, num_rejected, last_sampled, attend)
-        if num_drafts > 0:
+        if num_nodes > 0:
             graphs = self.beam_graphs if attend else None
-            if graphs is not None and (descriptor := graphs.find(num_reqs, num_drafts, truncation)):
+            if graphs is not None and (descriptor := graphs.find(num_reqs, num_nodes, truncation)):
                 graphs.run_fullgraph(descriptor)
             else:
-                self._beam_loop(num_reqs, num_drafts, truncation, attend)
+                self._beam_loop(num_reqs, num_nodes, truncation, attend)
         return self.draft_tokens[:num_reqs]
 
     def _copy_truncation(self, requests: np.ndarray) -> Truncation:
@@ -285,8 +302,9 @@ class MTADSpeculator(StandaloneARSpeculator):
             hidden = self.model(input_ids=input_ids, positions=positions)
         return hidden[0] if isinstance(hidden, tuple) else hidden
 
-    def _beam_loop(self, num_reqs: int, num_drafts: int, truncation: Truncation, attend: bool = True) -> None:
-        """From `first_hidden` to the chosen drafts; every tensor that it reads is persistent."""
+    def _beam_loop(self, num_reqs: int, num_nodes: int, truncation: Truncation, attend: bool = True) -> None:
+        """From `first_hidden` to the trees or chosen drafts; every tensor that it reads is persistent."""
+        num_drafts = min(num_nodes, self.gamma)
         states, roots = self.requests.states[:num_reqs], self.requests.root_positions[:num_reqs]
         last_positions = self.expanded_positions[self.last_token_indices[:num_reqs]]
         roots.copy_(torch.where(states >= 0, last_positions, -1))
@@ -303,7 +321,7 @@ class MTADSpeculator(StandaloneARSpeculator):
                 slots=None,  # a beam writes nothing into the paged cache
             )
             self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncation)
-        self.beams.choose(num_reqs, num_drafts, self.draft_tokens)
+        self.beams.choose(num_reqs, num_nodes, self.draft_tokens)
 
     def _beam_metadata(self, num_reqs: int, num_drafts: int) -> list[dict[str, Any] | None]:
         """Attention metadata by layer, of each pass over the beams."""
@@ -372,6 +390,6 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     def _capture_beam_loop(self, descriptor: BatchExecutionDescriptor, warmup: bool) -> Callable[[CUDAGraphMode], None]:
         assert isinstance(descriptor, BeamBatchDescriptor)
-        num_reqs, drafts, truncation = descriptor.num_reqs, descriptor.num_speculative_tokens, descriptor.truncation
+        num_reqs, nodes, truncation = descriptor.num_reqs, descriptor.num_speculative_tokens, descriptor.truncation
         assert num_reqs is not None
-        return lambda mode: self._beam_loop(num_reqs, drafts, truncation)
+        return lambda mode: self._beam_loop(num_reqs, nodes, truncation)

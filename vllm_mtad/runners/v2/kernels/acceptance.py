@@ -16,6 +16,8 @@ from vllm_mtad.algorithm.acceptance import CandidateTest
 from vllm_mtad.runners.v2.trees import DraftTrees
 
 MAX_BLOCK = 8192
+_MANY_NODES = 256
+"""From here on one warp runs out of registers."""
 
 
 # A large batch is verified in chunks, which may begin at any row.
@@ -73,7 +75,7 @@ def _at(values, is_there):
     return tl.sum(tl.where(is_there, values, 0.0), axis=0)
 
 
-@triton.jit(do_not_specialize_on_alignment=["draft_ptr", "request_ptr"])
+@triton.jit(do_not_specialize_on_alignment=["draft_ptr", "request_ptr", "max_nodes_ptr"])
 def _joint_acceptance_kernel(
     # [num_reqs, num_columns]
     sampled_ptr,
@@ -93,6 +95,7 @@ def _joint_acceptance_kernel(
     # [num_reqs + 1]
     first_row_ptr,
     # [num_reqs]
+    max_nodes_ptr,
     request_ptr,
     # [max_num_reqs]
     temperature_ptr,
@@ -118,6 +121,7 @@ def _joint_acceptance_kernel(
     request = tl.load(request_ptr + batch_row).to(tl.int64)
     first = tl.load(first_row_ptr + batch_row).to(tl.int64)
     num_nodes = (tl.load(first_row_ptr + batch_row + 1) - first - 1).to(tl.int32)
+    num_nodes = tl.minimum(num_nodes, tl.load(max_nodes_ptr + batch_row))
     one_hot = (tl.load(temperature_ptr + request) == 0.0) & LOSSLESS
     tree = request * GAMMA * CANDIDATES
     block = tl.arange(0, BLOCKS)
@@ -144,9 +148,12 @@ def _joint_acceptance_kernel(
         best = tl.load(best_ptr + row * num_blocks + block, mask=is_block, other=float("-inf"))
         argmax = tl.load(token_ptr + row * num_blocks + tl.argmax(best, axis=0))
         log_p = tl.where(one_hot, tl.where(argmax == token, 0.0, float("-inf")), log_p)
-        log_q = tl.load(log_q_ptr + tree + (depth - 1 if AGAINST_CHOSEN else i))
+        log_q = tl.load(log_q_ptr + tree + i)
         # A placeholder, or a token that the grammar refuses: neither it nor what follows has a p.
         alive = (token >= 0) & _is_finite(log_p) & _is_finite(log_q)
+        if AGAINST_CHOSEN:
+            log_q = tl.load(log_q_ptr + tree + depth - 1)
+            alive = alive & _is_finite(log_q)
         alive = alive & (tl.sum(tl.where(is_parent, unbroken, 0), axis=0) > 0)
         ratio = tl.where(alive, log_p.to(tl.float64) - log_q.to(tl.float64), 0.0)
         path_p = _at(joint_p, is_parent) + tl.where(alive, log_p, 0.0).to(tl.float64)
@@ -250,6 +257,7 @@ def joint_acceptance(
     drafts: torch.Tensor,
     trees: DraftTrees,
     first_rows: torch.Tensor,
+    max_nodes: torch.Tensor,
     requests: torch.Tensor,
     temperature: torch.Tensor,
     statistics: RowStatistics,
@@ -268,6 +276,7 @@ def joint_acceptance(
         drafts: `[rows]`; a request's row i + 1 holds the token of its node i, negative for a placeholder.
         trees: by request state; `kept` is written.
         first_rows: int32 `[num_reqs + 1]`; a request has a row for its newest token, and one for each of some nodes.
+        max_nodes: int32 `[num_reqs]`; nodes from there on are not looked at.
         requests: `[num_reqs]`.
         sampled: int64 `[num_reqs, columns]`, at least gamma + 1 of them, -1 after the extra token.
         num_sampled: int32 `[num_reqs]`, accepted + 1.
@@ -287,6 +296,7 @@ def joint_acceptance(
         trees.log_q,
         trees.parents,
         first_rows,
+        max_nodes,
         requests,
         temperature,
         statistics.maxima,
@@ -303,5 +313,5 @@ def joint_acceptance(
         PER_TOKEN=per_token,
         AGAINST_CHOSEN=candidate_test == "reference",
         LOSSLESS=lossless,
-        num_warps=1,
+        num_warps=1 if trees.log_q.shape[1] < _MANY_NODES else 4,
     )

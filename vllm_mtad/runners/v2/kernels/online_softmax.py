@@ -4,11 +4,19 @@ import torch
 from vllm.triton_utils import tl, triton
 
 _MIN_DOT = 16
+_MAX_TILE_BYTES = 64 * 128 * 2
+"""Of a tile of queries: more does not fit into the registers of eight warps, or in float32 into shared memory."""
 
 
 def tile_size(n: int) -> int:
     """The least tile of `tl.dot` that holds n rows."""
     return max(_MIN_DOT, triton.next_power_of_2(n))
+
+
+def query_tiling(n: int, head_tile: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(size, number) of the tiles that n queries of one KV head come in."""
+    size = min(tile_size(n), max(_MIN_DOT, _MAX_TILE_BYTES // (head_tile * dtype.itemsize)))
+    return size, triton.cdiv(n, size)
 
 
 def num_warps(query_tile: int, head_tile: int, dtype: torch.dtype) -> int:
@@ -33,3 +41,48 @@ def attend(query, key, value, is_seen, scale, largest, total, out):
     total = total * correction + tl.sum(weights, axis=1)
     out = out * correction[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
     return new_largest, total, out
+
+
+@triton.jit
+def add_prefix(
+    prefix_ptr,
+    prefix_stride_split,
+    prefix_at,
+    lse_ptr,
+    lse_stride_split,
+    lse_at,
+    splits,
+    is_query,
+    is_dim,
+    largest,
+    total,
+    out,
+    SPLIT_TILE: tl.constexpr,
+):
+    """The output [queries, dim] of the keys that `attend` has seen and of a prefix's splits, by their log-sum-exps.
+
+    `prefix_at` and `lse_at` [queries]: where a query's part of the first split stands. All weights are known before the
+    first output is needed, so no load waits for another.
+    """
+    split, dim = tl.arange(0, SPLIT_TILE), tl.arange(0, out.shape[1])
+    lse = tl.load(
+        lse_ptr + split[:, None] * lse_stride_split + lse_at[None, :],
+        mask=(split < splits)[:, None] & is_query[None, :],
+        other=float("-inf"),
+    )
+    lse = tl.where(lse == float("inf"), float("-inf"), lse)  # FlashAttention's sign for a row without keys
+    new_largest = tl.maximum(largest, tl.max(lse, axis=0))
+    new_largest = tl.where(is_query, new_largest, 0.0)
+    correction = tl.where(is_query, tl.exp(largest - new_largest), 0.0)
+    total = total * correction + tl.sum(tl.exp(lse - new_largest[None, :]), axis=0)
+    out = out * correction[:, None]
+    for i in range(splits):
+        lse_of_split = tl.load(lse_ptr + i * lse_stride_split + lse_at, mask=is_query, other=float("-inf"))
+        has_keys = (lse_of_split > float("-inf")) & (lse_of_split < float("inf"))
+        prefix = tl.load(
+            prefix_ptr + i * prefix_stride_split + prefix_at[:, None] + dim[None, :],
+            mask=(is_query & has_keys)[:, None] & is_dim[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        out += prefix * tl.where(has_keys, tl.exp(lse_of_split - new_largest), 0.0)[:, None]
+    return out / tl.where(is_query, total, 1.0)[:, None]

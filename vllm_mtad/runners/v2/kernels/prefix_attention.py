@@ -1,14 +1,15 @@
-"""Attention of a request's beams to the paged prefix that they share, read once for all of them.
+"""Attention of a request's rows (beams, or the nodes of a tree) to the paged prefix that they share.
 
-One program a (request, KV head, split of the prefix); its query tile holds all beams' heads of that KV head. A program
-owns its split's part of the output and of the log-sum-exp, which `suffix_attention` merges. How long a split is comes
-from the whole batch, so that one long prefix among short ones is read by many programs.
+One program a (request, KV head, split of the prefix and tile of queries); if one tile holds all rows' heads of a KV
+head, the prefix is read once for all of them. A program owns its part of the output and of the log-sum-exp, which
+`suffix_attention` and `tree_attention` merge. How long a split is comes from the whole batch, so that one long prefix
+among short ones is read by many programs.
 """
 
 import torch
 from vllm.triton_utils import tl, triton
 
-from vllm_mtad.runners.v2.kernels.online_softmax import attend, num_warps, tile_size
+from vllm_mtad.runners.v2.kernels.online_softmax import attend, num_warps, query_tiling, tile_size
 
 TILE_KEYS = 64
 _REQUESTS_AT_A_TIME = 256
@@ -53,6 +54,8 @@ def _prefix_attention_kernel(
     # [num_reqs, max_pages]
     block_table_ptr,
     block_table_stride,
+    # [num_reqs + 1]
+    first_row_ptr,
     # [num_reqs]
     prefix_len_ptr,
     # [1]
@@ -68,21 +71,23 @@ def _prefix_attention_kernel(
     NUM_KV_HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     HEAD_TILE: tl.constexpr,
-    BEAM_WIDTH: tl.constexpr,
     QUERY_TILE: tl.constexpr,
+    QUERY_TILES: tl.constexpr,
     KEY_TILE: tl.constexpr,
     PAGE: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """A program owns, of one split, output and log-sum-exp of one KV head's query heads for a request's beams."""
+    """A program owns, of one split, output and log-sum-exp of a tile of one KV head's query heads of a request."""
     request = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
-    split = tl.program_id(2).to(tl.int64)
+    split = (tl.program_id(2) // QUERY_TILES).to(tl.int64)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
-    m = tl.arange(0, QUERY_TILE)
-    row = request * BEAM_WIDTH + m // GROUP
+    first_row = tl.load(first_row_ptr + request).to(tl.int64)
+    num_rows = tl.load(first_row_ptr + request + 1) - first_row
+    m = tl.program_id(2) % QUERY_TILES * QUERY_TILE + tl.arange(0, QUERY_TILE)
+    row = first_row + m // GROUP
     head = kv_head * GROUP + m % GROUP
-    is_query = m < BEAM_WIDTH * GROUP
+    is_query = m < num_rows * GROUP
     at = (split * rows + row) * NUM_HEADS + head
 
     length = tl.load(prefix_len_ptr + request)
@@ -163,32 +168,36 @@ def prefix_attention(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     block_table: torch.Tensor,
+    first_rows: torch.Tensor,
     prefix_lens: torch.Tensor,
     tiles_per_split: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
     *,
     scale: float,
-    beam_width: int,
+    max_rows: int,
     upcast: bool,
 ) -> None:
     """Each split's output and log-sum-exp; of a split without keys the log-sum-exp is -inf and `out` is not written.
 
     Args:
-        query: `[num_reqs * beam_width, num_heads, head_size]`, last dimension contiguous.
+        query: `[rows, num_heads, head_size]`, last dimension contiguous.
         key_cache, value_cache: `[num_pages, num_kv_heads, page, head_size]`, any strides.
         block_table: int32 `[num_reqs, max_pages]`.
+        first_rows: int32 `[num_reqs + 1]`, where each request's rows begin.
         prefix_lens: int32 `[num_reqs]`, tokens of the prefix; 0 is allowed.
         tiles_per_split: int32 `[1]`, of `plan_splits`; a prefix too long for it in `splits` parts gets longer ones.
         out: float32 `[splits, rows, num_heads, head_size]`, contiguous.
         lse: float32 `[splits, rows, num_heads]`, contiguous.
+        max_rows: of a request.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
     """
     rows, num_heads, head_size = query.shape
     _, num_kv_heads, page, _ = key_cache.shape
     splits, num_reqs = len(out), len(prefix_lens)
-    query_tile, head_tile = tile_size(beam_width * num_heads // num_kv_heads), tile_size(head_size)
-    _prefix_attention_kernel[(num_reqs, num_kv_heads, splits)](
+    head_tile = tile_size(head_size)
+    query_tile, query_tiles = query_tiling(max_rows * num_heads // num_kv_heads, head_tile, query.dtype)
+    _prefix_attention_kernel[(num_reqs, num_kv_heads, splits * query_tiles)](
         query,
         query.stride(0),
         query.stride(1),
@@ -198,6 +207,7 @@ def prefix_attention(
         *value_cache.stride(),
         block_table,
         block_table.stride(0),
+        first_rows,
         prefix_lens,
         tiles_per_split,
         out,
@@ -209,8 +219,8 @@ def prefix_attention(
         NUM_KV_HEADS=num_kv_heads,
         HEAD_SIZE=head_size,
         HEAD_TILE=head_tile,
-        BEAM_WIDTH=beam_width,
         QUERY_TILE=query_tile,
+        QUERY_TILES=query_tiles,
         KEY_TILE=TILE_KEYS,
         PAGE=page,
         UPCAST=upcast,

@@ -9,7 +9,7 @@ reads what earlier passes left there.
 import torch
 from vllm.triton_utils import tl, triton
 
-from vllm_mtad.runners.v2.kernels.online_softmax import attend, num_warps, tile_size
+from vllm_mtad.runners.v2.kernels.online_softmax import add_prefix, attend, num_warps, tile_size
 
 MAX_SPLITS = 32
 """Parts of a prefix whose outputs are merged."""
@@ -136,33 +136,21 @@ def _suffix_attention_kernel(
         is_seen = ancestor == (n % BEAM_WIDTH)[None, :]
         largest, total, out = attend(query, old_key, old_value, is_seen, scale, largest, total, out)
 
-    # The prefix's splits. All weights are known before the first output is needed, so no load waits for another.
-    lse_at = row * lse_stride_row + head * lse_stride_head
-    split = tl.arange(0, SPLIT_TILE)
-    lse = tl.load(
-        lse_ptr + split[:, None] * lse_stride_split + lse_at[None, :],
-        mask=(split < splits)[:, None] & is_query[None, :],
-        other=float("-inf"),
+    out = add_prefix(
+        prefix_ptr,
+        prefix_stride_split,
+        row * prefix_stride_row + head * prefix_stride_head,
+        lse_ptr,
+        lse_stride_split,
+        row * lse_stride_row + head * lse_stride_head,
+        splits,
+        is_query,
+        is_dim,
+        largest,
+        total,
+        out,
+        SPLIT_TILE,
     )
-    lse = tl.where(lse == float("inf"), float("-inf"), lse)  # FlashAttention's sign for a row without keys
-    new_largest = tl.maximum(largest, tl.max(lse, axis=0))
-    new_largest = tl.where(is_query, new_largest, 0.0)
-    correction = tl.where(is_query, tl.exp(largest - new_largest), 0.0)
-    total = total * correction + tl.sum(tl.exp(lse - new_largest[None, :]), axis=0)
-    out = out * correction[:, None]
-    for i in range(splits):
-        lse_of_split = tl.load(lse_ptr + i * lse_stride_split + lse_at, mask=is_query, other=float("-inf"))
-        has_keys = (lse_of_split > float("-inf")) & (lse_of_split < float("inf"))
-        prefix = tl.load(
-            prefix_ptr
-            + i * prefix_stride_split
-            + (row * prefix_stride_row + head * prefix_stride_head)[:, None]
-            + dim[None, :],
-            mask=query_mask & has_keys[:, None],
-            other=0.0,
-        ).to(tl.float32)
-        out += prefix * tl.where(has_keys, tl.exp(lse_of_split - new_largest), 0.0)[:, None]
-    out = out / tl.where(is_query, total, 1.0)[:, None]
     tl.store(
         out_ptr + (row * out_stride_row + head * out_stride_head)[:, None] + dim[None, :],
         out.to(out_ptr.dtype.element_ty),

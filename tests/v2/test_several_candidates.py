@@ -1,0 +1,76 @@
+"""Several candidates in a real engine: equal to the slow reference and, at temperature 0, to the target alone."""
+
+import pytest
+from vllm import SamplingParams
+
+from tests.engine.engines import engine, generate, generate_tokens
+from tests.engine.test_joint_greedy import assert_equal_but_for_near_ties
+from tests.small_pair import random_prompts
+from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
+
+GAMMA, NUM_TOKENS = 3, 12
+
+
+def greedy(**values):
+    return SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, **values)
+
+
+@pytest.fixture(scope="module")
+def models(small_pair):
+    return tuple(hugging_face_model(path) for path in small_pair)
+
+
+@pytest.mark.parametrize(("num_candidates", "candidate_test"), [(4, "own"), (2, "reference")])
+def test_joint_greedy_equals_the_reference(models, small_pair, monkeypatch, num_candidates, candidate_test):
+    """All requests are there before the first step, for a step with a prefill verifies chains."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    prompts = random_prompts([5, 33, 17])
+    settings = ReferenceSettings(
+        GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=num_candidates, candidate_test=candidate_test
+    )
+    expected = [ReferenceDecoder(*models, settings).generate(prompt, NUM_TOKENS) for prompt in prompts]
+    assert sum(e.other_won for e in expected) > 3, "the chosen draft alone would give the same"
+    mtad = {"greedy": "joint", "num_candidates": num_candidates, "candidate_test": candidate_test}
+    with engine(*small_pair, mtad | {"num_speculative_tokens": GAMMA}) as llm:
+        assert_equal_but_for_near_ties(generate_tokens(llm, prompts, greedy()), expected)
+
+
+# -- at temperature 0, whatever the steps hold -----------------------------------------------------------------------
+
+PROMPTS = random_prompts([5, 90, 17, 40, 9, 64], seed=2)
+PARAMS = [greedy(), greedy(repetition_penalty=1.3), greedy(logprobs=2), greedy(min_tokens=5), greedy(), greedy()]
+"""Of which the second and third are verified as chains. The fourth's minimum is looked up by position."""
+SMALL = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
+"""Prompts come in chunks, beside requests that decode."""
+
+
+@pytest.fixture(scope="module")
+def alone(small_pair):
+    with engine(small_pair[0], **SMALL) as llm:
+        return generate(llm, PROMPTS, PARAMS)
+
+
+@pytest.fixture(scope="module")
+def llm(small_pair):
+    with engine(*small_pair, {"num_candidates": 3}, **SMALL) as llm:
+        yield llm
+
+
+def test_lossless_greedy_equals_the_target_alone(llm, alone):
+    found = generate(llm, PROMPTS, PARAMS)
+    assert [f.token_ids for f in found] == [a.token_ids for a in alone]
+    for got, expected in zip(found[2].logprobs, alone[2].logprobs):
+        assert got.keys() == expected.keys()
+        assert all(abs(got[token].logprob - expected[token].logprob) < 1e-3 for token in got)
+
+
+def test_what_was_kept_is_what_a_later_request_finds_in_the_cache(llm, alone):
+    """Each text again, with its answer as a part of the prompt."""
+    longer = [{"prompt_token_ids": [*prompt, *a.token_ids]} for prompt, a in zip(PROMPTS, alone)]
+    few = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    cached = llm.generate(longer, few, use_tqdm=False)
+    assert sum(request.num_cached_tokens for request in cached) > 100
+    llm.reset_prefix_cache()
+    fresh = llm.generate(longer, few, use_tqdm=False)
+    assert sum(request.num_cached_tokens for request in fresh) == 0
+    assert [f.outputs[0].token_ids for f in fresh] == [c.outputs[0].token_ids for c in cached]

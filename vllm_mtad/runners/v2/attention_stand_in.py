@@ -1,0 +1,129 @@
+"""Attention of ours in place of a backend's, where a layer and a pass need it: how its KV cache is read, and whether a
+layer asks for something that ours does not do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from vllm.utils.torch_utils import is_quantized_kv_cache
+
+
+def _plain_layout(kv_cache: torch.Tensor, head_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return kv_cache[..., :head_size], kv_cache[..., head_size:]
+
+
+def _cpu_layout(kv_cache: torch.Tensor, head_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """vLLM's CPU engine keeps K and V of a page apart, and K with the dimension first."""
+    pages, heads, page, _ = kv_cache.shape
+    keys, values = kv_cache.view(pages, heads, 2 * page, head_size).chunk(2, dim=2)
+    packed = keys.as_strided((pages, heads, page, head_size), (*keys.stride()[:2], 1, page), keys.storage_offset())
+    return packed, values
+
+
+# Attention backend -> views of its cache as keys and values, each [num_pages, num_kv_heads, page, head_size].
+CACHE_LAYOUTS: dict[str, Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]] = {
+    "FLASH_ATTN": _plain_layout,
+    "TRITON_ATTN": _plain_layout,
+    "CPU_ATTN": _cpu_layout,
+}
+
+
+def check_layer(
+    layer: Any,
+    model: str = "draft",
+    option: str = "speculative_config.attention_backend",
+    asked_for: str = "speculative method 'mtad'",
+) -> None:
+    """Refuse a layer that does what our attention would get wrong.
+
+    The configuration was checked by what models say of themselves (`config.checks`); this asks the layer.
+
+    Args:
+        model: "draft" or "target".
+        option: that chooses its backend.
+        asked_for: what cannot be used with such a layer.
+    """
+    impl, backend = layer.impl, layer.attn_backend.get_name()
+    found = {
+        f"attention backend {backend} (accepted: {', '.join(CACHE_LAYOUTS)}; {option})": backend not in CACHE_LAYOUTS,
+        "ALiBi": getattr(impl, "alibi_slopes", None) is not None,
+        "attention sinks": getattr(impl, "sinks", None) is not None,
+        "logit soft-cap": bool(getattr(impl, "logits_soft_cap", None)),
+        "sliding window": getattr(impl, "sliding_window", None) not in (None, -1, (-1, -1)),
+        "KV sharing between layers": getattr(layer, "kv_sharing_target_layer_name", None) is not None,
+        "quantized KV cache": is_quantized_kv_cache(getattr(layer, "kv_cache_dtype", "auto")),
+        "head size of values": getattr(layer, "head_size_v", impl.head_size) != impl.head_size,
+    }
+    for feature, is_there in found.items():
+        if is_there:
+            raise ValueError(f"The {model}'s {feature} cannot be used with {asked_for}.")
+
+
+def check_page_layout(layer: Any, model: str = "draft") -> None:
+    """vLLM's CPU engine packs pages as its instructions like them; it decides when the KV cache is set up."""
+    if (isa := getattr(layer, "isa", "vec")) != "vec":
+        raise ValueError(
+            f"The {model}'s KV cache is packed for {isa!r} on this CPU, which speculative method 'mtad' cannot read on"
+            " Model Runner V2: use dtype='float32' and a block_size that is a multiple of 32, or Model Runner V1."
+        )
+
+
+class AttentionStandIn:
+    """Stands before a layer's attention: passes whose metadata are its own come to `attend`, everything else goes on to
+    the backend. KV caches are written as ever.
+
+    Args:
+        layer: vLLM's attention layer; its implementation's `forward` is replaced.
+        device: of the model.
+    """
+
+    metadata: type
+
+    def __init__(self, layer: Any, device: torch.device) -> None:
+        self._impl = layer.impl
+        self._backend_forward = layer.impl.forward
+        self._layout = CACHE_LAYOUTS[layer.attn_backend.get_name()]
+        self._upcast = device.type == "cpu"  # as TritonPrefixReader
+        layer.impl.forward = self.forward
+        # Compilation may fuse a quantization of the output into the backend's kernel; ours have none.
+        layer.impl.fused_output_quant_supported = lambda quant_key: False
+
+    def pages(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of a layer's cache as keys and values, each `[num_pages, num_kv_heads, page, head_size]`."""
+        return self._layout(kv_cache, self._impl.head_size)
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: Any,
+        output: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """AttentionImpl.forward; query `[rows, num_heads, head_size]`, key, value `[rows, num_kv_heads, head_size]`."""
+        if not isinstance(attn_metadata, self.metadata):
+            return self._backend_forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+        impl = self._impl
+        query, out = (t.view(-1, impl.num_heads, impl.head_size) for t in (query, output))
+        key, value = (t.view(-1, impl.num_kv_heads, impl.head_size) for t in (key, value))
+        self.attend(query, key, value, *self.pages(kv_cache), attn_metadata, out)
+        return output
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        metadata: Any,
+        out: torch.Tensor,
+    ) -> None:
+        """Write `out` `[rows, num_heads, head_size]`. `keys`, `values`: of `pages`."""
+        raise NotImplementedError

@@ -1,0 +1,215 @@
+"""The target's side of several candidates: where trees stand, how they are attended to, what happens to the kept one.
+
+    a step      vLLM lays the rows out as a text and computes their slots
+                `lay_out_trees`: positions by depth, prefixes, ancestors
+                the forward pass: vLLM writes KV, `TreeAttention` attends
+                the rejection sampler keeps a node
+    its end     `move_kept_paths`: the kept tokens and their KV where a text's are
+
+Batches with prefills, and batches that are too large for several candidates, go through vLLM's own attention and are
+verified as chains: a request's first gamma nodes are the chosen draft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from vllm.v1.worker.gpu.input_batch import InputBatch
+
+from vllm_mtad.algorithm.tree import node_depths
+from vllm_mtad.runners.v2.attention_stand_in import AttentionStandIn, check_layer, check_page_layout
+from vllm_mtad.runners.v2.kernels.kept_path import move_kept_paths
+from vllm_mtad.runners.v2.kernels.tree_attention import tree_attention
+from vllm_mtad.runners.v2.kernels.tree_layout import lay_out_trees
+from vllm_mtad.runners.v2.shared_prefix import Prefixes, PrefixReader, prefix_readers
+from vllm_mtad.runners.v2.trees import DraftTrees
+
+
+@dataclass(frozen=True)
+class TreeAttentionMetadata:
+    """In place of a backend's metadata, for a pass over trees.
+
+    `prefixes`: up to each request's newest token, which is among them. `ancestry`: see `lay_out_trees`.
+    """
+
+    prefixes: Prefixes
+    ancestry: torch.Tensor
+    prefix_plans: Mapping[PrefixReader, torch.Tensor | None]
+
+
+class TreeAttention(AttentionStandIn):
+    """The attention of trees, on a layer of the target."""
+
+    metadata = TreeAttentionMetadata
+
+    def __init__(self, layer: Any, prefix_reader: PrefixReader, device: torch.device) -> None:
+        super().__init__(layer, device)
+        self._prefix_reader = prefix_reader
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        metadata: TreeAttentionMetadata,
+        out: torch.Tensor,
+    ) -> None:
+        """Rows are each request's newest token and its nodes; padding behind them is not written."""
+        prefixes = metadata.prefixes
+        plan = metadata.prefix_plans[self._prefix_reader]
+        prefix, lse = self._prefix_reader.read(query, keys, values, prefixes, plan)
+        tree_attention(
+            query,
+            key,
+            value,
+            prefixes.query_start_loc,
+            metadata.ancestry,
+            prefix,
+            lse,
+            out,
+            scale=self._impl.scale,
+            upcast=self._upcast,
+        )
+
+
+class TreeVerification:
+    """Trees for the target of one engine.
+
+    Args:
+        trees: the speculator's.
+        layers: the target's attention layers, by name.
+        dtype, device: of the target.
+    """
+
+    def __init__(
+        self,
+        trees: DraftTrees,
+        layers: Mapping[str, Any],
+        max_num_reqs: int,
+        max_model_len: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        for layer in layers.values():
+            check_layer(layer, "target", "attention_backend", "speculative_config.num_candidates above 1")
+        self._trees, self._layers, self._device = trees, layers, device
+        self._max_model_len = max_model_len
+        self.max_rows = trees.log_q.shape[1] + 1
+        readers = prefix_readers(list(layers.values()), self.max_rows, max_num_reqs, dtype, device)
+        self._readers = set(readers)
+        self._attention = {
+            name: TreeAttention(layer, reader, device) for (name, layer), reader in zip(layers.items(), readers)
+        }
+        self._prefix_lens = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)
+        self._ancestry = torch.full((max_num_reqs, self.max_rows, trees.gamma), -1, dtype=torch.int32, device=device)
+        self._depths = torch.tensor([0, *node_depths(trees.gamma, trees.num_candidates)], device=device).int()
+        self._is_tree = False
+        self._block_table: torch.Tensor | None = None
+
+    def set_attn(self, kv_group: int, page_size: int) -> None:
+        """The KV group of the target's layers, and tokens of a page."""
+        self._kv_group, self._page_size = kv_group, page_size
+
+    def use_kv_caches(self) -> None:
+        """Once they are there."""
+        pages = []
+        for name, attention in self._attention.items():
+            check_page_layout(self._layers[name], "target")
+            pages.append(attention.pages(self._layers[name].kv_cache))
+        self._pages = keys, _ = pages[0]
+        layouts = {(k.stride(), v.stride(), k.dtype, k.shape[1:]) for k, v in pages}
+        assert len(layouts) == 1, "layers of one KV group have one layout"
+        offsets = [[(part.data_ptr() - keys.data_ptr()) // keys.itemsize for part in parts] for parts in pages]
+        self._offsets = torch.tensor(offsets, device=self._device)
+
+    def metadata_of(
+        self, metadata: dict[str, Any], input_batch: InputBatch, block_tables: Sequence[torch.Tensor]
+    ) -> dict[str, Any]:
+        """vLLM's metadata of a pass of the target, by layer; where it is one over trees, with ours."""
+        self._is_tree = self._is_over_trees(input_batch)
+        if not self._is_tree:
+            return metadata
+        num_reqs = input_batch.num_reqs_after_padding
+        self._block_table = block_tables[self._kv_group][:num_reqs]
+        lay_out_trees(
+            self._trees,
+            input_batch.idx_mapping,
+            input_batch.query_start_loc,
+            input_batch.positions,
+            self._prefix_lens[:num_reqs],
+            self._ancestry[:num_reqs],
+        )
+        prefixes = Prefixes(
+            lens=self._prefix_lens[:num_reqs],
+            block_table=self._block_table,
+            query_start_loc=input_batch.query_start_loc[: num_reqs + 1],
+            max_len=self._max_model_len,
+            page_size=self._page_size,
+        )
+        plans = {reader: reader.plan(prefixes) for reader in self._readers}
+        of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans)
+        return metadata | dict.fromkeys(self._layers, of_trees)
+
+    def _is_over_trees(self, input_batch: InputBatch) -> bool:
+        """Whether all of a batch decodes and some request has nodes beside its chosen draft's.
+
+        vLLM's dummies, with which it captures graphs, say nothing of drafts: a batch of a tree's width is one.
+        """
+        drafts = input_batch.num_draft_tokens_per_req
+        if drafts is None:
+            return not input_batch.has_prefill and int(input_batch.num_scheduled_tokens.max()) == self.max_rows
+        return bool(input_batch.decode_graph_eligible and drafts.max() > self._trees.gamma)
+
+    def with_logical_places(self, input_batch: InputBatch) -> InputBatch:
+        """For the sampler, whose positions are a node's depth behind its newest token's: so are a row's places."""
+        if not self._is_tree:
+            return input_batch
+        return replace(input_batch, expanded_local_pos=self._depths[input_batch.expanded_local_pos])
+
+    @property
+    def num_nodes(self) -> int:
+        """Of each request, how many nodes of the present batch the target has seen as what they are."""
+        return self.max_rows - 1 if self._is_tree else self._trees.gamma
+
+    def move_kept_paths(self, input_batch: InputBatch) -> None:
+        """After verification, before anything reads the KV or the tokens of this step."""
+        if not self._is_tree:
+            return
+        self._is_tree = False
+        assert self._block_table is not None
+        move_kept_paths(
+            self._trees,
+            input_batch.idx_mapping,
+            input_batch.query_start_loc,
+            input_batch.positions,
+            input_batch.input_ids,
+            self._block_table,
+            *self._pages,
+            self._offsets,
+        )
+
+
+class TreeModelState:
+    """vLLM's ModelState, which prepares the target's attention, with the metadata of trees where a batch has some.
+
+    In place of a seam: the runner asks its model state at every pass, captures and dummies among them.
+    """
+
+    def __init__(self, state: Any, verification: TreeVerification) -> None:
+        self._state, self._verification = state, verification
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
+        self._state.initialize_kv_cache(*args, **kwargs)
+        self._verification.use_kv_caches()
+
+    def prepare_attn(self, input_batch: InputBatch, mode: Any, block_tables: Any, *args: Any, **kwargs: Any) -> Any:
+        metadata = self._state.prepare_attn(input_batch, mode, block_tables, *args, **kwargs)
+        return self._verification.metadata_of(metadata, input_batch, block_tables)
