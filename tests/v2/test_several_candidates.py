@@ -2,8 +2,9 @@
 
 import pytest
 from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
 
-from tests.engine.engines import engine, generate, generate_tokens
+from tests.engine.engines import counters, engine, generate, generate_tokens
 from tests.engine.test_joint_greedy import assert_equal_but_for_near_ties
 from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
@@ -38,10 +39,25 @@ def test_joint_greedy_equals_the_reference(models, small_pair, monkeypatch, num_
 # -- at temperature 0, whatever the steps hold -----------------------------------------------------------------------
 
 PROMPTS = random_prompts([5, 90, 17, 40, 9, 64], seed=2)
-PARAMS = [greedy(), greedy(repetition_penalty=1.3), greedy(logprobs=2), greedy(min_tokens=5), greedy(), greedy()]
-"""Of which the second and third are verified as chains. The fourth's minimum is looked up by position."""
-SMALL = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
-"""Prompts come in chunks, beside requests that decode."""
+GRAMMAR = StructuredOutputsParams(regex="(t1[0-9])+")
+PARAMS = [
+    greedy(),
+    greedy(repetition_penalty=1.3),
+    greedy(logprobs=2),
+    greedy(min_tokens=5),
+    greedy(structured_outputs=GRAMMAR),
+    greedy(),
+]
+"""The second and third are verified as chains, and all are while the fifth is there. The fourth's minimum is looked up
+by position."""
+SMALL = {
+    "max_num_batched_tokens": 36,
+    "enable_prefix_caching": True,
+    "max_model_len": 96,
+    "num_gpu_blocks_override": 6,
+}
+"""Prompts come in chunks, beside requests that decode; four requests' rows do not fit into a step; one request ends at
+the models' length; and requests are preempted, for the first four need 8 blocks."""
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +78,16 @@ def test_lossless_greedy_equals_the_target_alone(llm, alone):
     for got, expected in zip(found[2].logprobs, alone[2].logprobs):
         assert got.keys() == expected.keys()
         assert all(abs(got[token].logprob - expected[token].logprob) < 1e-3 for token in got)
+    assert len(found[1].token_ids) == SMALL["max_model_len"] - len(PROMPTS[1])
+    assert counters(llm)["num_preemptions"] > 0
 
 
 def test_what_was_kept_is_what_a_later_request_finds_in_the_cache(llm, alone):
-    """Each text again, with its answer as a part of the prompt."""
-    longer = [{"prompt_token_ids": [*prompt, *a.token_ids]} for prompt, a in zip(PROMPTS, alone)]
+    """Texts again, one after another, with their answers as a part of the prompt."""
+    longer = [{"prompt_token_ids": [*PROMPTS[i], *alone[i].token_ids]} for i in (3, 5)]
     few = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     cached = llm.generate(longer, few, use_tqdm=False)
-    assert sum(request.num_cached_tokens for request in cached) > 100
+    assert sum(request.num_cached_tokens for request in cached) > 32
     llm.reset_prefix_cache()
     fresh = llm.generate(longer, few, use_tqdm=False)
     assert sum(request.num_cached_tokens for request in fresh) == 0

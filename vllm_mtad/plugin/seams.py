@@ -132,8 +132,10 @@ SEAMS = (
         "vllm.v1.worker.gpu.model_runner",
         "GPUModelRunner.load_model",
         v2_runner_seams.join_speculator_and_sampler,
-        why="the V2 runner names its rejection sampler class, and tells the drafter temperatures and seeds only",
-        remove_when="vLLM has a registry of acceptance rules, and hands top-k, top-p and min-p to the speculator",
+        why="the V2 runner names its rejection sampler class, and tells the drafter temperatures and seeds only; its"
+        " model state prepares the target's attention, of trees too",
+        remove_when="vLLM has a registry of acceptance rules, hands top-k, top-p and min-p to the speculator, and"
+        " verifies trees",
     ),
 )
 

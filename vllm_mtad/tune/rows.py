@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_mtad.config.options import METHOD, MODES
+from vllm_mtad.config.options import METHOD
 from vllm_mtad.measure.intervals import Interval
 from vllm_mtad.measure.methods import DEFAULT, Method
+
+TUNED = ("num_speculative_tokens", "beam_width", "acceptance_threshold")
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,16 @@ def label(method: Method) -> str:
 
 
 def speculative_config(row: Row, draft: str) -> dict[str, Any] | None:
-    """The fields to give vLLM, without those of MTAD's modes that have their default; None for the target alone."""
+    """The fields to give vLLM, without MTAD's defaults but for what was tuned; None for the target alone."""
     config = row.method.speculative_config(draft)
     if config is None:
         return None
     fields = {"method": config.pop("method"), "model": config.pop("model"), **config}
-    return {name: value for name, value in fields.items() if name not in MODES or value != getattr(DEFAULT, name)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in TUNED or not hasattr(DEFAULT, name) or value != getattr(DEFAULT, name)
+    }
 
 
 def command_line(row: Row, draft: str) -> str | None:

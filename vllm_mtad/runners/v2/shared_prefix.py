@@ -61,6 +61,9 @@ class Prefixes:
 
 
 class PrefixReader(Protocol):
+    keeps_plan: bool
+    """Whether `plan` gives the same tensor every time: a graph that is captured after it may then read it."""
+
     def plan(self, prefixes: Prefixes) -> torch.Tensor | None:
         """How the prefixes are split, computed on the device; valid for as long as their lengths are."""
 
@@ -110,6 +113,8 @@ class FlashPrefixReader:
 
     Two launches a layer: its kernel, and the combination of its splits.
     """
+
+    keeps_plan = False
 
     def __init__(self, shape: AttentionShape, beam_width: int, dtype: torch.dtype) -> None:
         self._shape, self._beam_width, self._dtype = shape, beam_width, dtype
@@ -177,6 +182,8 @@ class TritonPrefixReader:
     Args:
         programs: to aim at; fewer leave the device idle.
     """
+
+    keeps_plan = True
 
     def __init__(
         self,

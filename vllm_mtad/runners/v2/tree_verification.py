@@ -151,7 +151,8 @@ class TreeVerification:
             max_len=self._max_model_len,
             page_size=self._page_size,
         )
-        plans = {reader: reader.plan(prefixes) for reader in self._readers}
+        # Made before a graph is captured or replayed. FlashAttention's would be another tensor each time.
+        plans = {reader: reader.plan(prefixes) if reader.keeps_plan else None for reader in self._readers}
         of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans)
         return metadata | dict.fromkeys(self._layers, of_trees)
 
