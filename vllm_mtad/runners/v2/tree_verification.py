@@ -116,7 +116,7 @@ class TreeVerification:
         self._kv_group, self._page_size = kv_group, page_size
 
     def use_kv_caches(self) -> None:
-        """Once they are there."""
+        """Find each layer's keys and values, whenever the KV caches have been allocated."""
         pages = []
         for name, attention in self._attention.items():
             check_page_layout(self._layers[name], "target")
@@ -167,7 +167,10 @@ class TreeVerification:
         return bool(input_batch.decode_graph_eligible and drafts.max() > self._trees.gamma)
 
     def with_logical_places(self, input_batch: InputBatch) -> InputBatch:
-        """For the sampler, whose positions are a node's depth behind its newest token's: so are a row's places."""
+        """The batch for the sampler: a row's place in its request is its depth, as its position is.
+
+        vLLM subtracts one from the other to find where a request's step begins.
+        """
         if not self._is_tree:
             return input_batch
         return replace(input_batch, expanded_local_pos=self._depths[input_batch.expanded_local_pos])
