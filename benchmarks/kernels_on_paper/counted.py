@@ -2,8 +2,8 @@
 its interpreter, whose loads and stores are recorded.
 
 An operator reads its tensors and writes its results once; a view or an allocation costs nothing. Of a Triton launch the
-programs of the first row (or request) run, and count for as many as there are: all have the same work. A program moves
-what each of its loads and stores names, an address once a load; what it reads twice counts twice.
+programs of the first row (or request) run, and count for as many as there are: all rows are the same work. A program
+moves what each of its loads and stores names, an address once a load; what it reads twice counts twice.
 """
 
 from __future__ import annotations
@@ -78,11 +78,15 @@ class Count(TorchDispatchMode):
         self.add(executor.fn.__name__, self._moved)
 
     def shorten(self, executor: Any) -> None:
-        """Let the executor run the first row's programs, which see the whole grid."""
+        """Let the executor run the first row's programs, which see the whole grid.
+
+        Where there are fewer programs than rows, the first has its share of the rows, rounded up.
+        """
         assert self.rows is not None
         grid = tuple(executor.grid)
         run = max(1, grid[0] // self.rows)
-        self._grid, self._weight = (*grid, 1, 1)[:3], grid[0] / run
+        weight = grid[0] / run if grid[0] >= self.rows else self.rows / -(-self.rows // grid[0])
+        self._grid, self._weight = (*grid, 1, 1)[:3], weight
         executor.grid = (run, *grid[1:])
 
     def move(self, pointers: np.ndarray, mask: np.ndarray, size: int) -> None:

@@ -81,7 +81,7 @@ class Drafting:
         if flash:
             self.reader = FlashPrefixReader(of_layer, width, shape.dtype)
         else:
-            self.reader = TritonPrefixReader(of_layer, width, n, device, programs=2 * COMPUTE_UNITS)
+            self.reader = TritonPrefixReader(of_layer, width, n * width, device, programs=2 * COMPUTE_UNITS)
         depth = max(1, shape.gamma - 1)
         self._attention = BeamAttention(self._layer, n, width, depth, self.reader, shape.dtype, device)
         pages = -(-prefix_len // shape.page_size)
@@ -246,7 +246,9 @@ class Trees:
         for layer, cache in zip(self._layers.values(), pages):
             layer.kv_cache, layer.impl.vllm_flash_attn_version = cache, 2
         with mock.patch.object(shared_prefix, "num_compute_units", return_value=COMPUTE_UNITS):
-            self.verification = TreeVerification(trees, self._layers, shape.max_num_reqs, WINDOW, shape.dtype, device)
+            self.verification = TreeVerification(
+                trees, self._layers, shape.max_num_reqs, WINDOW, 512, shape.dtype, device
+            )
         self.verification.set_attn(0, shape.page_size)
         with mock.patch.object(torch.Tensor, "data_ptr", lambda self: self.storage_offset() * self.itemsize):
             self.verification.use_kv_caches()

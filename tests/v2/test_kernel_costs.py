@@ -23,6 +23,14 @@ def _copy_kernel(source_ptr, target_ptr, width, BLOCK: tl.constexpr):  # noqa: N
     tl.store(target_ptr + at, tl.load(source_ptr + at, mask=mask), mask=mask)
 
 
+@triton.jit
+def _copy_in_turns_kernel(source_ptr, target_ptr, rows, width, BLOCK: tl.constexpr):  # noqa: N803
+    column = tl.arange(0, BLOCK)
+    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
+        at, mask = row * width + column, column < width
+        tl.store(target_ptr + at, tl.load(source_ptr + at, mask=mask), mask=mask)
+
+
 @pytest.fixture(scope="module")
 def committed():
     rows = json.loads((DEFAULT / "costs.json").read_text())
@@ -52,16 +60,26 @@ def test_a_kernel_costs_what_the_programs_of_all_rows_load_and_store():
     assert target[1:].eq(0).all(), "one row's programs run"
 
 
+@pytest.mark.parametrize("programs", [1, 2, 4, 5, 6])
+def test_programs_that_share_rows_out_cost_no_more_than_the_rows(programs):
+    from benchmarks.kernels_on_paper.counted import counting
+
+    source, target = torch.rand(6, 50), torch.zeros(6, 50)
+    with counting(rows=6) as count:
+        _copy_in_turns_kernel[(programs,)](source, target, 6, 50, BLOCK=64)
+    assert [launch.bytes for launch in count.launches] == [2 * 6 * 50 * 4]
+
+
 @pytest.mark.parametrize("truncation", LIMITS)
 @pytest.mark.parametrize("num_reqs", REQUESTS)
-def test_launches_do_not_grow(committed, num_reqs, truncation):
+def test_launches_are_what_is_committed(committed, num_reqs, truncation):
     parts = count_parts(num_reqs, truncation, with_bytes=False)
     found = {name: parts[name]["of"] for name in PARTS}
     assert found == {name: committed[num_reqs, truncation][name]["of"] for name in PARTS}
 
 
 @pytest.mark.parametrize("truncation", LIMITS)
-def test_bytes_do_not_grow(committed, truncation):
+def test_bytes_are_what_is_committed(committed, truncation):
     parts = count_parts(1, truncation)
     assert {name: parts[name]["bytes"] for name in PARTS} == {
         name: committed[1, truncation][name]["bytes"] for name in PARTS

@@ -7,7 +7,7 @@ import pytest
 import torch
 from vllm.v1.sample.ops.topk_topp_triton import _apply_topp_split, apply_top_k_top_p_triton
 
-from tests.v2.kernels.test_beams import Limits
+from tests.v2.kernels.rounds import Limits
 
 VOCAB, COMPUTE_UNITS = 512, 8
 

@@ -49,8 +49,8 @@ class Prefixes:
     """The prefixes of a batch.
 
     `lens`: int32 `[num_reqs]`, tokens with KV in the paged cache, 0 where padded. `block_table`: int32 `[num_reqs,
-    max_pages]`. `query_start_loc`: int32 `[num_reqs + 1]`, multiples of the beam width. `max_len`: a bound on `lens`.
-    `page_size`: tokens of a page.
+    max_pages]`. `query_start_loc`: int32 `[num_reqs + 1]`, where each request's rows begin. `max_len`: a bound on
+    `lens`. `page_size`: tokens of a page.
     """
 
     lens: torch.Tensor
@@ -78,7 +78,7 @@ class PrefixReader(Protocol):
         """Attention to the prefixes alone.
 
         Args:
-            query: `[rows, num_heads, head_size]`, `rows = num_reqs * beam_width`.
+            query: `[rows, num_heads, head_size]`: each request's rows, and padding behind them.
             keys, values: `[num_pages, num_kv_heads, page_size, head_size]`.
             plan: what `plan` gave for these prefixes.
 
@@ -89,9 +89,13 @@ class PrefixReader(Protocol):
 
 
 def prefix_readers(
-    layers: Sequence[Any], beam_width: int, max_num_reqs: int, dtype: torch.dtype, device: torch.device
+    layers: Sequence[Any], max_rows: int, most_rows: int, dtype: torch.dtype, device: torch.device
 ) -> list[PrefixReader]:
-    """A reader for each of the draft's attention layers; layers of one shape share theirs.
+    """A reader for each of a model's attention layers; layers of one shape share theirs.
+
+    Args:
+        max_rows: of a request: its beams, or its newest token and the nodes of its tree.
+        most_rows: of a batch, padding included.
 
     FlashAttention 2 would read a prefix once a query head, where 3 packs all queries of a KV head into one tile.
     """
@@ -99,8 +103,8 @@ def prefix_readers(
     @functools.cache
     def reader(shape: AttentionShape, uses_flash: bool) -> PrefixReader:
         if uses_flash:
-            return FlashPrefixReader(shape, beam_width, dtype)
-        return TritonPrefixReader(shape, beam_width, max_num_reqs, device)
+            return FlashPrefixReader(shape, max_rows, dtype)
+        return TritonPrefixReader(shape, max_rows, most_rows, device)
 
     def uses_flash(layer: Any) -> bool:
         return layer.attn_backend.get_name() == "FLASH_ATTN" and layer.impl.vllm_flash_attn_version == 3
@@ -116,8 +120,8 @@ class FlashPrefixReader:
 
     keeps_plan = False
 
-    def __init__(self, shape: AttentionShape, beam_width: int, dtype: torch.dtype) -> None:
-        self._shape, self._beam_width, self._dtype = shape, beam_width, dtype
+    def __init__(self, shape: AttentionShape, max_rows: int, dtype: torch.dtype) -> None:
+        self._shape, self._max_rows, self._dtype = shape, max_rows, dtype
 
     def plan(self, prefixes: Prefixes) -> torch.Tensor | None:
         """What vLLM's backend computes once a step, and FlashAttention otherwise at every call."""
@@ -127,7 +131,7 @@ class FlashPrefixReader:
 
         return get_scheduler_metadata(
             batch_size=len(prefixes.lens),
-            max_seqlen_q=self._beam_width,
+            max_seqlen_q=self._max_rows,
             max_seqlen_k=prefixes.max_len,
             num_heads_q=self._shape.num_heads,
             num_heads_kv=self._shape.num_kv_heads,
@@ -157,7 +161,7 @@ class FlashPrefixReader:
             k=keys,
             v=values,
             cu_seqlens_q=prefixes.query_start_loc,
-            max_seqlen_q=self._beam_width,
+            max_seqlen_q=self._max_rows,
             seqused_k=prefixes.lens,
             max_seqlen_k=prefixes.max_len,
             softmax_scale=self._shape.scale,
@@ -173,13 +177,14 @@ class FlashPrefixReader:
     def _num_splits(self, num_reqs: int) -> int:
         """A bound: FlashAttention splits by the lengths of the batch. Without one it holds as many outputs as one
         request of the longest length could use."""
-        return 1 if envs.VLLM_BATCH_INVARIANT else max_splits(num_reqs * self._beam_width, self._shape.num_heads)
+        return 1 if envs.VLLM_BATCH_INVARIANT else max_splits(num_reqs * self._max_rows, self._shape.num_heads)
 
 
 class TritonPrefixReader:
     """Our kernel, for every other backend whose KV cache can be read. One launch a layer.
 
     Args:
+        most_rows: of a batch, padding included.
         programs: to aim at; fewer leave the device idle.
     """
 
@@ -188,20 +193,18 @@ class TritonPrefixReader:
     def __init__(
         self,
         shape: AttentionShape,
-        beam_width: int,
-        max_num_reqs: int,
+        max_rows: int,
+        most_rows: int,
         device: torch.device,
         programs: int | None = None,
     ) -> None:
         if programs is None:
             programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 2
-        self._shape, self._beam_width, self._programs = shape, beam_width, programs
+        self._shape, self._max_rows, self._programs = shape, max_rows, programs
         # The interpreter multiplies bfloat16 wrongly, and a CPU has no other Triton that we could test.
         self._upcast = device.type == "cpu"
-        most = max(
-            rows * shape.num_heads * max_splits(rows, shape.num_heads)
-            for rows in range(beam_width, max_num_reqs * beam_width + 1, beam_width)
-        )
+        outputs = most_rows * shape.num_heads  # of one split; no batch has more than these, or than the splits' bound
+        most = max(outputs, min(MAX_SPLIT_OUTPUTS, outputs * MAX_SPLITS))
         self._lse = torch.empty(most, device=device)
         self._out = torch.empty(most * shape.head_size, device=device)
         self._tiles_per_split = torch.empty(1, dtype=torch.int32, device=device)
@@ -237,7 +240,7 @@ class TritonPrefixReader:
             out,
             lse,
             scale=self._shape.scale,
-            max_rows=self._beam_width,
+            max_rows=self._max_rows,
             upcast=self._upcast,
         )
         return out, lse

@@ -90,7 +90,8 @@ class MTADSpeculator(StandaloneARSpeculator):
         for layer in layers:
             check_layer(layer)
         dtype = self.draft_model_config.dtype
-        readers = prefix_readers(layers, self.beam_width, self.max_num_reqs, dtype, self.device)
+        most_rows = self.max_num_reqs * self.beam_width
+        readers = prefix_readers(layers, self.beam_width, most_rows, dtype, self.device)
         beam_attention = [
             BeamAttention(layer, self.max_num_reqs, self.beam_width, self.gamma - 1, reader, dtype, self.device)
             for layer, reader in zip(layers, readers)
@@ -109,6 +110,7 @@ class MTADSpeculator(StandaloneARSpeculator):
                 {name: layer for name, layer in found.items() if name not in self.draft_attn_layer_names},
                 self.max_num_reqs,
                 self.max_model_len,
+                self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
                 self.vllm_config.model_config.dtype,
                 self.device,
             )

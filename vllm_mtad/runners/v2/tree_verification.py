@@ -83,6 +83,7 @@ class TreeVerification:
     Args:
         trees: the speculator's.
         layers: the target's attention layers, by name.
+        largest_padded: rows that vLLM pads smaller batches to at most.
         dtype, device: of the target.
     """
 
@@ -92,6 +93,7 @@ class TreeVerification:
         layers: Mapping[str, Any],
         max_num_reqs: int,
         max_model_len: int,
+        largest_padded: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
@@ -100,7 +102,8 @@ class TreeVerification:
         self._trees, self._layers, self._device = trees, layers, device
         self._max_model_len = max_model_len
         self.max_rows = trees.log_q.shape[1] + 1
-        readers = prefix_readers(list(layers.values()), self.max_rows, max_num_reqs, dtype, device)
+        most_rows = max(max_num_reqs * self.max_rows, largest_padded)
+        readers = prefix_readers(list(layers.values()), self.max_rows, most_rows, dtype, device)
         self._readers = set(readers)
         self._attention = {
             name: TreeAttention(layer, reader, device) for (name, layer), reader in zip(layers.items(), readers)
@@ -110,9 +113,11 @@ class TreeVerification:
         self._depths = torch.tensor([0, *node_depths(trees.gamma, trees.num_candidates)], device=device).int()
         self._is_tree = False
         self._block_table: torch.Tensor | None = None
+        self._pages: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def set_attn(self, kv_group: int, page_size: int) -> None:
-        """The KV group of the target's layers, and tokens of a page."""
+        """The KV group of the target's layers, and tokens of a page. KV caches of before are let go."""
+        self._pages = None
         self._kv_group, self._page_size = kv_group, page_size
 
     def use_kv_caches(self) -> None:
@@ -186,6 +191,7 @@ class TreeVerification:
             return
         self._is_tree = False
         assert self._block_table is not None
+        assert self._pages is not None
         move_kept_paths(
             self._trees,
             input_batch.idx_mapping,

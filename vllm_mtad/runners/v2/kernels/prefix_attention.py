@@ -94,8 +94,8 @@ def _prefix_attention_kernel(
     tiles = tl.cdiv(length, KEY_TILE)
     per_split = tl.maximum(tl.load(tiles_per_split_ptr), tl.cdiv(tiles, splits))
     first_tile = split.to(tl.int32) * per_split
-    if first_tile >= tiles:
-        # Without keys there is a log-sum-exp and no output: the merge asks for none.
+    if (first_tile >= tiles) | (tl.program_id(2) % QUERY_TILES * QUERY_TILE >= num_rows * GROUP):
+        # Without keys there is a log-sum-exp and no output: the merge asks for none. Without queries there is neither.
         tl.store(lse_ptr + at, tl.full([QUERY_TILE], float("-inf"), tl.float32), mask=is_query)
         return
 
