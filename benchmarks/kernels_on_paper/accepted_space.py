@@ -18,7 +18,7 @@ from benchmarks.kernels_on_paper.pieces import (
     standing_in_for_flash_attention,
 )
 from benchmarks.kernels_on_paper.variants import Variant, launches_become_variants
-from vllm_mtad.config.engine_checks import widest_float32_beams
+from vllm_mtad.config.engine_checks import widest_beams
 
 WIDTHS = (1, 2, 4, 8, 16)
 LENGTHS = (1, 2, 3, 4, 5, 8, 12, 16, 32)
@@ -114,6 +114,10 @@ def whole_space() -> list[Variant]:
     for head_size in (80, 96):
         recorder.attention(small.but(head_size=head_size))
         recorder.attention(small.but(head_size=head_size, beam_width=16, num_heads=64))
+    for heads in ((32, 8), (128, 8)):  # the widest of larger heads, and of more of them
+        large = small.but(num_heads=heads[0], num_kv_heads=heads[1], head_size=256)
+        recorder.attention(large.but(beam_width=widest_beams(*heads, 256, 2)))
+    recorder.attention(small.but(num_heads=128, num_kv_heads=8, head_size=128, beam_width=widest_beams(128, 8, 128, 2)))
     for page_size in (32, 48, 64, 128, 256):
         recorder.attention(small.but(page_size=page_size))
     for gamma in LENGTHS:  # of these the suffix kernel knows the strides alone
@@ -148,7 +152,7 @@ def _attention(recorder: Recorder, shape: Shape) -> None:
 
 
 def _widest_float32_beams(shape: Shape) -> int:
-    return widest_float32_beams(shape.num_heads, shape.num_kv_heads, shape.head_size)
+    return widest_beams(shape.num_heads, shape.num_kv_heads, shape.head_size, torch.float32.itemsize)
 
 
 def _verifications(recorder: Recorder, shape: Shape) -> None:
@@ -168,6 +172,7 @@ def corners() -> list[Variant]:
     recorder.beams(most, (LENGTHS[-1] - 1,))
     for shape in (least, most, most.but(dtype=torch.float32, beam_width=_widest_float32_beams(most))):
         recorder.attention(shape)
+    recorder.attention(most.but(num_heads=32, head_size=256, beam_width=widest_beams(32, 8, 256, 2)))
     recorder.verification(least, {})
     recorder.verification(most.but(dtype=torch.float32), {}, use_fp64=True, acceptance="per_token")
     for shape in (least.but(beam_width=2, num_candidates=2), most.but(num_candidates=16)):

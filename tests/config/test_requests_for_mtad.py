@@ -320,23 +320,42 @@ def test_what_v2_accepts(small_pair, with_triton, fields, options):
 
 
 @pytest.mark.parametrize(
-    ("heads", "head_size", "widest"), [((8, 8), 64, 64), ((64, 8), 64, 8), ((64, 8), 128, 4), ((28, 4), 80, 4)]
+    ("heads", "head_size", "itemsize", "widest"),
+    [
+        ((8, 8), 64, 4, 64),
+        ((64, 8), 64, 4, 8),
+        ((64, 8), 128, 4, 4),
+        ((28, 4), 80, 4, 4),
+        ((64, 8), 128, 2, 16),
+        ((32, 8), 256, 2, 16),
+        ((64, 4), 256, 2, 4),
+    ],
 )
-def test_float32_beams_must_fit_into_a_gpu(heads, head_size, widest):
-    from vllm_mtad.config.engine_checks import widest_float32_beams
+def test_beams_must_fit_into_a_gpu(heads, head_size, itemsize, widest):
+    from vllm_mtad.config.engine_checks import widest_beams
 
-    assert widest_float32_beams(*heads, head_size) == widest
+    assert widest_beams(*heads, head_size, itemsize) == widest
 
 
-def test_float32_beams_that_do_not_fit_are_refused_on_a_gpu(small_pair, with_triton, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "most", "said"),
+    [
+        ("float32", 2, "at most 2, or dtype='bfloat16' or 'float16'."),
+        ("float32", 0, "dtype='bfloat16' or 'float16'."),
+        ("bfloat16", 2, "at most 2."),
+    ],
+)
+def test_beams_that_do_not_fit_are_refused_on_a_gpu(small_pair, with_triton, monkeypatch, dtype, most, said):
     from vllm_mtad.config import engine_checks
 
-    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]}, dtype="float32")
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]}, dtype=dtype)
     monkeypatch.setattr("vllm.platforms.cpu.CpuPlatform.is_cpu", lambda self: False)
     engine_checks.check_engine(config)
-    monkeypatch.setattr(engine_checks, "widest_float32_beams", lambda *shape: 2)
-    with pytest.raises(ValueError, match=r"beam_width=4 with dtype='float32' .* give at most 2, or dtype='bfloat16'"):
+    monkeypatch.setattr(engine_checks, "widest_beams", lambda *shape: most)
+    with pytest.raises(ValueError, match="not accepted by mtad for this draft on a GPU") as refused:
         engine_checks.check_engine(config)
+    assert f"beam_width=4 with dtype='{dtype}'" in str(refused.value)
+    assert str(refused.value).endswith(f"give {said}")
 
 
 def test_full_graphs_of_mixed_batches_know_no_trees(small_pair, with_triton):

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -93,6 +95,24 @@ def test_a_log_is_searched_for_what_must_not_be_there():
     assert len(found["says"]) == 2
     for what in ("errors", "waits", "compiles"):
         assert len(found[what]) == 1, what
+
+
+def test_engines_that_measure_memory_run_alone():
+    running, beside = set(), {}
+
+    def run_one(name):
+        running.add(name)
+        time.sleep(0.05)
+        beside[name] = len(running)
+        running.discard(name)
+
+    with ThreadPoolExecutor(2) as pool:
+        names = [name for name, _ in correctness._outcomes(correctness.ENGINES, run_one, pool)]
+    assert sorted(names) == sorted(correctness.ENGINES)
+    assert {name: beside[name] for name, engine in correctness.ENGINES.items() if engine.as_started} == {
+        "bfloat16_default": 1
+    }
+    assert 2 in beside.values()
 
 
 def engine_result(tokens, async_scheduling=True, replays=1, backend="FLASH_ATTN"):

@@ -16,8 +16,9 @@ V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 V2_MAX_BEAM_WIDTH, V2_MAX_DRAFT_LENGTH = 16, 32
 """What the kernels are compiled and tested for (`benchmarks/compile_matrix.py`)."""
-V2_MAX_FLOAT32_TILE = 64 * 64
-"""Query heads of a KV head's beams times their size: in float32 more does not fit into a GPU's shared memory."""
+V2_MAX_TILE = {4: 64 * 64, 2: 128 * 128}
+"""By bytes of a number, query heads of a KV head's beams times their size: in float32 more does not fit into a GPU's
+shared memory, in half precision more was not compiled."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -138,26 +139,28 @@ def _check_v2_sizes(config: VllmConfig) -> None:
             )
 
 
-def widest_float32_beams(num_heads: int, num_kv_heads: int, head_size: int) -> int:
-    """The largest beam width whose attention fits on a GPU in float32; 0 if none does."""
+def widest_beams(num_heads: int, num_kv_heads: int, head_size: int, itemsize: int) -> int:
+    """The largest beam width whose attention fits on a GPU, in numbers of so many bytes; 0 if none does."""
     head_tile = 1 << (head_size - 1).bit_length()
-    return V2_MAX_FLOAT32_TILE // head_tile // (num_heads // num_kv_heads)
+    return V2_MAX_TILE[itemsize] // head_tile // (num_heads // num_kv_heads)
 
 
 def _check_v2_tile(config: VllmConfig) -> None:
-    import torch
     from vllm.platforms import current_platform
 
     speculative: Any = config.speculative_config
     draft, parallel = speculative.draft_model_config, speculative.draft_parallel_config
-    if current_platform.is_cpu() or draft.dtype != torch.float32:
+    if current_platform.is_cpu():
         return
     heads = draft.get_num_attention_heads(parallel), draft.get_num_kv_heads(parallel)
-    if speculative.beam_width > (most := widest_float32_beams(*heads, draft.get_head_size())):
-        narrower = f"at most {most}, or " if most else ""
+    most = widest_beams(*heads, draft.get_head_size(), draft.dtype.itemsize)
+    if speculative.beam_width > most:
+        ways = [f"at most {most}"] if most else []
+        ways += ["dtype='bfloat16' or 'float16'"] if draft.dtype.itemsize == 4 else []
+        give = f"give {', or '.join(ways)}" if ways else "its attention heads are too many for their size, or too large"
         raise ValueError(
-            f"speculative_config.beam_width={speculative.beam_width} with dtype='float32' is not accepted by mtad for"
-            f" this draft on a GPU: give {narrower}dtype='bfloat16' or 'float16'."
+            f"speculative_config.beam_width={speculative.beam_width} with dtype={str(draft.dtype).split('.')[-1]!r} is"
+            f" not accepted by mtad for this draft on a GPU: {give}."
         )
 
 

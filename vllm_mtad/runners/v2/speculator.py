@@ -39,6 +39,7 @@ from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
+from vllm_mtad.runners.v2.warm_up import compile_first_pass_inputs
 
 logger = init_logger("vllm.mtad")
 
@@ -114,6 +115,8 @@ class MTADSpeculator(StandaloneARSpeculator):
                 self.vllm_config.model_config.dtype,
                 self.device,
             )
+
+        compile_first_pass_inputs(self)
 
     def set_attn(self, *args: Any, **kwargs: Any) -> None:
         super().set_attn(*args, **kwargs)
