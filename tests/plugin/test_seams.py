@@ -81,6 +81,15 @@ RELIED_ON = {
     (f"{V2}.model_runner", "GPUModelRunner.gather_batch_req_state"): [
         "decode_graph_eligible = not has_prefill",
         "return batch_state, get_uniform_decode_token_count(",
+        "req_ids = sort_batch_req_ids(",
+    ],
+    (f"{V2}.model_runner", "sort_batch_req_ids"): [
+        "not draft_tokens.get(r),",
+        "return sorted(num_tokens_per_req, key=key)",
+    ],
+    (f"{V2}.sample.sampler", "Sampler.add_request"): [
+        "for processor in self.logits_processors:",
+        "processor.add_request(req_idx, sampling_params)",
     ],
     (f"{V2}.cudagraph_utils", "prepare_inputs_to_capture"): ["attn_metadata = model_state.prepare_attn("],
     (f"{V2}.spec_decode.rejection_sampler", "_gather_draft_sampled_kernel"): [

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcessor
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.sample.states import NO_LOGPROBS
@@ -21,6 +23,21 @@ from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler, g
 from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics, joint_acceptance, target_statistics
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
 from vllm_mtad.runners.v2.trees import DraftTrees
+
+
+class GrammarRequests(LogitsProcessor):
+    """Which requests have a grammar. Among the sampler's processors, where vLLM shows each new request; it changes no
+    logits."""
+
+    def __init__(self, max_num_reqs: int) -> None:
+        self.has_grammar = np.zeros(max_num_reqs, dtype=bool)
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        self.has_grammar[req_idx] = sampling_params.structured_outputs is not None
+        return False
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        return logits
 
 
 class MTADRejectionSampler(RejectionSampler):
@@ -41,7 +58,9 @@ class MTADRejectionSampler(RejectionSampler):
         states = sampler.sampling_states
         self._of_chains = torch.full((states.max_num_reqs,), trees.gamma, dtype=torch.int32, device=device)
         self._of_trees = torch.full_like(self._of_chains, trees.log_q.shape[1])
-        self._has_grammar = False
+        self._grammars = GrammarRequests(states.max_num_reqs)
+        if verification is not None:
+            sampler.logits_processors.append(self._grammars)
         max_rows = states.max_num_reqs * (self.num_speculative_steps + 1)
         self._statistics = RowStatistics.allocate(
             min(max_rows, max(get_max_chunk_logits(states.vocab_size), self.num_speculative_steps + 1)),
@@ -51,7 +70,6 @@ class MTADRejectionSampler(RejectionSampler):
         )
 
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any) -> SamplerOutput:
-        self._has_grammar = input_batch.has_structured_output_reqs
         if self._verification is not None:
             input_batch = self._verification.with_logical_places(input_batch)
         return super().__call__(logits, input_batch, *args, **kwargs)
@@ -66,11 +84,15 @@ class MTADRejectionSampler(RejectionSampler):
         if self._verification is None:
             return self._of_trees[:num_reqs]
         num_nodes = self._verification.num_nodes
-        if num_nodes == gamma or self._has_grammar or self.sampler.return_sampling_mask:
+        if num_nodes == gamma or self.sampler.return_sampling_mask:
             return self._of_chains[:num_reqs]
         sampler = self.sampler
         is_chain = sampler.penalties_state.use_penalty[requests]
-        is_chain = is_chain | (sampler.sampling_states.num_logprobs[requests] != NO_LOGPROBS)
+        is_chain = (
+            is_chain
+            | self._grammars.has_grammar[requests]
+            | (sampler.sampling_states.num_logprobs[requests] != NO_LOGPROBS)
+        )
         if sampler.thinking_budget_state.enabled:
             is_chain |= sampler.thinking_budget_state.use_thinking_budget[requests]
         for processor in sampler.logits_processors:

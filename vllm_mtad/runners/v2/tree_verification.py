@@ -6,8 +6,8 @@
                 the rejection sampler keeps a node
     its end     `move_kept_paths`: the kept tokens and their KV where a text's are
 
-Batches with prefills, and batches that are too large for several candidates, go through vLLM's own attention and are
-verified as chains: a request's first gamma nodes are the chosen draft.
+vLLM puts requests with drafts before those without. The others, prefills most of them, go through vLLM's own attention;
+so do all requests of a batch that is too large for several candidates, whose drafts are chains.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.v1.worker.gpu.input_batch import InputBatch
 
@@ -32,12 +33,16 @@ from vllm_mtad.runners.v2.trees import DraftTrees
 class TreeAttentionMetadata:
     """In place of a backend's metadata, for a pass over trees.
 
-    `prefixes`: up to each request's newest token, which is among them. `ancestry`: see `lay_out_trees`.
+    `prefixes`: of the requests with trees, up to each one's newest token, which is among them. `ancestry`: see
+    `lay_out_trees`. `num_rows`: of these requests. `of_others`: the backend's metadata of the whole batch, if it has
+    other requests too.
     """
 
     prefixes: Prefixes
     ancestry: torch.Tensor
     prefix_plans: Mapping[PrefixReader, torch.Tensor | None]
+    num_rows: int
+    of_others: Any = None
 
 
 class TreeAttention(AttentionStandIn):
@@ -48,6 +53,26 @@ class TreeAttention(AttentionStandIn):
     def __init__(self, layer: Any, prefix_reader: PrefixReader, device: torch.device) -> None:
         super().__init__(layer, device)
         self._prefix_reader = prefix_reader
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: Any,
+        output: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Beside other requests the backend attends for all, as if drafts were texts; then trees get what is theirs."""
+        if not isinstance(attn_metadata, TreeAttentionMetadata) or attn_metadata.of_others is None:
+            return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+        self._backend_forward(layer, query, key, value, kv_cache, attn_metadata.of_others, output, *args, **kwargs)
+        rows = attn_metadata.num_rows
+        super().forward(layer, query[:rows], key[:rows], value[:rows], kv_cache, attn_metadata, output[:rows])
+        return output
 
     def attend(
         self,
@@ -111,7 +136,7 @@ class TreeVerification:
         self._prefix_lens = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)
         self._ancestry = torch.full((max_num_reqs, self.max_rows, trees.gamma), -1, dtype=torch.int32, device=device)
         self._depths = torch.tensor([0, *node_depths(trees.gamma, trees.num_candidates)], device=device).int()
-        self._is_tree = False
+        self._num_trees = 0
         self._block_table: torch.Tensor | None = None
         self._pages: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -136,14 +161,15 @@ class TreeVerification:
         self, metadata: dict[str, Any], input_batch: InputBatch, block_tables: Sequence[torch.Tensor]
     ) -> dict[str, Any]:
         """vLLM's metadata of a pass of the target, by layer; where it is one over trees, with ours."""
-        self._is_tree = self._is_over_trees(input_batch)
-        if not self._is_tree:
+        self._num_trees = num_trees = self._count_trees(input_batch)
+        if not num_trees:
             return metadata
-        num_reqs = input_batch.num_reqs_after_padding
+        has_others = num_trees < input_batch.num_reqs
+        num_reqs = num_trees if has_others else input_batch.num_reqs_after_padding
         self._block_table = block_tables[self._kv_group][:num_reqs]
         lay_out_trees(
             self._trees,
-            input_batch.idx_mapping,
+            input_batch.idx_mapping[:num_trees],
             input_batch.query_start_loc,
             input_batch.positions,
             self._prefix_lens[:num_reqs],
@@ -158,43 +184,49 @@ class TreeVerification:
         )
         # Made before a graph is captured or replayed. FlashAttention's would be another tensor each time.
         plans = {reader: reader.plan(prefixes) if reader.keeps_plan else None for reader in self._readers}
-        of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans)
-        return metadata | dict.fromkeys(self._layers, of_trees)
+        num_rows = int(input_batch.query_start_loc_np[num_reqs])
+        of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans, num_rows)
+        if not has_others:
+            return metadata | dict.fromkeys(self._layers, of_trees)
+        return metadata | {name: replace(of_trees, of_others=metadata[name]) for name in self._layers}
 
-    def _is_over_trees(self, input_batch: InputBatch) -> bool:
-        """Whether all of a batch decodes and some request has nodes beside its chosen draft's.
+    def _count_trees(self, input_batch: InputBatch) -> int:
+        """How many of a batch's requests, its first, are verified as trees: those with drafts, if any has more nodes
+        than a chain.
 
         vLLM's dummies, with which it captures graphs, say nothing of drafts: a batch of a tree's width is one.
         """
-        drafts = input_batch.num_draft_tokens_per_req
+        drafts, scheduled = input_batch.num_draft_tokens_per_req, input_batch.num_scheduled_tokens
         if drafts is None:
-            return not input_batch.has_prefill and int(input_batch.num_scheduled_tokens.max()) == self.max_rows
-        return bool(input_batch.decode_graph_eligible and drafts.max() > self._trees.gamma)
+            is_dummy_of_trees = not input_batch.has_prefill and int(scheduled.max()) == self.max_rows
+            return input_batch.num_reqs if is_dummy_of_trees else 0
+        # Of a draft the target scores one token more.
+        num_trees = int(np.argmin(np.append((drafts > 0) & (scheduled == drafts + 1), False)))
+        return num_trees if drafts.max() > self._trees.gamma and not drafts[num_trees:].any() else 0
 
     def with_logical_places(self, input_batch: InputBatch) -> InputBatch:
         """The batch for the sampler: a row's place in its request is its depth, as its position is.
 
         vLLM subtracts one from the other to find where a request's step begins.
         """
-        if not self._is_tree:
+        if not self._num_trees:
             return input_batch
         return replace(input_batch, expanded_local_pos=self._depths[input_batch.expanded_local_pos])
 
     @property
     def num_nodes(self) -> int:
         """Of each request, how many nodes of the present batch the target has seen as what they are."""
-        return self.max_rows - 1 if self._is_tree else self._trees.gamma
+        return self.max_rows - 1 if self._num_trees else self._trees.gamma
 
     def move_kept_paths(self, input_batch: InputBatch) -> None:
         """After verification, before anything reads the KV or the tokens of this step."""
-        if not self._is_tree:
+        if not self._num_trees:
             return
-        self._is_tree = False
         assert self._block_table is not None
         assert self._pages is not None
         move_kept_paths(
             self._trees,
-            input_batch.idx_mapping,
+            input_batch.idx_mapping[: self._num_trees],
             input_batch.query_start_loc,
             input_batch.positions,
             input_batch.input_ids,
@@ -202,6 +234,7 @@ class TreeVerification:
             *self._pages,
             self._offsets,
         )
+        self._num_trees = 0
 
 
 class TreeModelState:
