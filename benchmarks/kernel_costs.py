@@ -2,7 +2,8 @@
 
 The parts that are ours run on given logits at the shape of Llama-3.2-1B, in Triton's interpreter
 (`kernels_on_paper.counted` says how it counts). The models' own launches are not among them; their weights are in the
-limit. Writes `costs.json` and `table.md` to a folder.
+limit. What the target does beside that for several candidates is counted at the shape of Llama-3.1-8B. Writes
+`costs.json`, `trees.json` and `table.md` to a folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ REQUESTS = (1, 4, 32, 256)
 LAYERS, PREFIX, DEPTH = 16, 2048, 2
 """Of the draft; tokens of a prefix; the beam step that stands for all but the first, the middle one of gamma = 4."""
 PARTS = ("first step", "plan", "layer", "step", "choice", "verification", "plan with FA3", "layer with FA3")
+TARGET_LAYERS, CANDIDATES = 32, 4
+REQUESTS_WITH_TREES = (1, 4, 7, 32)
+"""Of 17 rows each: seven are as many as the default `max_candidate_rows` lets have them."""
+TREE_PARTS = ("layout and plan", "layer", "move", "verification", "layout with FA3", "layer with FA3")
 
 Cost = dict[str, Any]
 """{"launches": how many, "bytes": in all, "of": {name: how many}}"""
@@ -32,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEFAULT)
     parser.add_argument("--requests", type=int, nargs="+", default=REQUESTS)
+    parser.add_argument("--requests-with-trees", type=int, nargs="+", default=REQUESTS_WITH_TREES)
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") != "1":
         os.execv(
@@ -42,9 +48,11 @@ def main() -> None:
         for name in LIMITS:
             rows.append({"requests": num_reqs, "truncation": name, "parts": count_parts(num_reqs, name)})
             print(json.dumps(rows[-1]), flush=True)
+    trees = [{"requests": n, "parts": count_tree_parts(n)} for n in options.requests_with_trees]
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "costs.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    (options.out / "table.md").write_text(table(rows))
+    for name, found in (("costs.json", rows), ("trees.json", trees)):
+        (options.out / name).write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+    (options.out / "table.md").write_text(table(rows) + tree_table(trees))
 
 
 def count_parts(num_reqs: int, truncation: str, *, with_bytes: bool = True) -> dict[str, Cost]:
@@ -78,6 +86,44 @@ def count_parts(num_reqs: int, truncation: str, *, with_bytes: bool = True) -> d
     count("verification", rows, lambda: verification.verify(target, batch))
     metadata_with_fa3 = count("plan with FA3", num_reqs, lambda: flash.plan(num_reqs))
     count("layer with FA3", num_reqs, lambda: flash.attend(metadata_with_fa3(DEPTH), projections))
+    return found
+
+
+def target_shape(num_reqs: int) -> Shape:
+    """Llama-3.1-8B's, with four candidates."""
+    return Shape(head_size=128, max_num_reqs=num_reqs, num_candidates=CANDIDATES)
+
+
+def count_tree_parts(num_reqs: int, *, with_bytes: bool = True) -> dict[str, Cost]:
+    """Each of `TREE_PARTS`, by name, where every request has a whole tree and keeps another candidate."""
+    import torch
+
+    from benchmarks.kernels_on_paper.counted import counting
+    from benchmarks.kernels_on_paper.pieces import Verification
+    from benchmarks.kernels_on_paper.trees import Trees
+
+    shape, cpu = target_shape(num_reqs), torch.device("cpu")
+    with counting(None):
+        trees, flash = (Trees(shape, cpu, PREFIX, TARGET_LAYERS, flash=flash) for flash in (False, True))
+        drafts = [trees.num_nodes] * num_reqs
+        verification, batch = Verification(shape, cpu), trees.batch(drafts)
+        verified, projections = verification.batch(drafts), trees.projections(len(batch.positions))
+        batch_with_fa3 = flash.batch(drafts)
+        target = _logits(shape, len(batch.positions))
+        trees.keep_another()
+    found: dict[str, Cost] = {}
+
+    def count(part: str, rows: int, run: Callable[[], Any]) -> Any:
+        found[part], result = _count(rows if with_bytes else None, run)
+        return result
+
+    metadata = count("layout and plan", num_reqs, lambda: trees.lay_out(batch))
+    count("layer", num_reqs, lambda: trees.attend(metadata, projections))
+    count("move", num_reqs, lambda: trees.move(batch))
+    count("verification", len(batch.positions), lambda: verification.verify(target, verified))
+    _count(None, lambda: flash.lay_out(batch_with_fa3))  # whose plan is kept
+    metadata_with_fa3 = count("layout with FA3", num_reqs, lambda: flash.lay_out(batch_with_fa3))
+    count("layer with FA3", num_reqs, lambda: flash.attend(metadata_with_fa3, projections))
     return found
 
 
@@ -182,6 +228,59 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             _mb(limit["verification"]),
             round_of(parts, "launches"),
             round_of(parts, "launches", reader=" with FA3"),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+TREE_HEADER = """
+## Several candidates
+
+The target's side: Llama-3.1-8B, C = 4 and gamma = 4, so 17 rows a request. Each keeps another candidate than the
+chosen one. Beside vLLM's own launches, but for its attention, in whose place ours stand. No truncation.
+
+- before: layout, and the plan of the prefixes' splits.
+- attention: of 32 layers. Its limit: the prefixes read once.
+- move: once. Its limit: keys and values of gamma tokens, read and written.
+- verification: from the logits of all rows to accepted tokens. Its limit: the logits read once.
+"""
+
+
+def tree_limits(num_reqs: int) -> dict[str, int]:
+    """Bytes that must be moved."""
+    shape = target_shape(num_reqs)
+    token = 2 * TARGET_LAYERS * shape.num_kv_heads * shape.head_size * shape.dtype.itemsize
+    rows = num_reqs * (1 + shape.gamma * shape.num_candidates)
+    return {
+        "attention": num_reqs * PREFIX * token,
+        "move": 2 * num_reqs * shape.gamma * token,
+        "verification": rows * shape.vocab_size * shape.dtype.itemsize,
+    }
+
+
+def tree_table(rows: Iterable[dict[str, Any]]) -> str:
+    lines = [
+        TREE_HEADER,
+        "| requests | before: launches | with FA3 | attention: launches | with FA3 | MB | limit | move: launches | MB |"
+        " limit | verification: launches | MB | limit |",
+        "|" + "---|" * 13,
+    ]
+    for row in rows:
+        parts, limit = row["parts"], tree_limits(row["requests"])
+        cells = [
+            row["requests"],
+            parts["layout and plan"]["launches"],
+            parts["layout with FA3"]["launches"],
+            TARGET_LAYERS * parts["layer"]["launches"],
+            TARGET_LAYERS * parts["layer with FA3"]["launches"],
+            _mb(TARGET_LAYERS * parts["layer"]["bytes"]),
+            _mb(limit["attention"]),
+            parts["move"]["launches"],
+            _mb(parts["move"]["bytes"]),
+            _mb(limit["move"]),
+            parts["verification"]["launches"],
+            _mb(parts["verification"]["bytes"]),
+            _mb(limit["verification"]),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"

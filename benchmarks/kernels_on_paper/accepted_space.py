@@ -12,11 +12,11 @@ from benchmarks.kernels_on_paper.pieces import (
     LIMITS,
     Drafting,
     Shape,
-    Trees,
     Verification,
     on_an_h100,
     standing_in_for_flash_attention,
 )
+from benchmarks.kernels_on_paper.trees import Trees
 from benchmarks.kernels_on_paper.variants import Variant, launches_become_variants
 from vllm_mtad.config.engine_checks import widest_beams
 
@@ -80,7 +80,7 @@ class Recorder:
     def trees(self, shape: Shape, num_reqs: int = REQUESTS) -> None:
         """What the target does for several candidates; prefixes are read by our kernel."""
         with self.recording():
-            Trees(shape, META).verify(num_reqs, [shape.gamma * shape.num_candidates] * num_reqs)
+            Trees(shape, META).verify([shape.gamma * shape.num_candidates] * num_reqs)
 
     def recording(self, kept: Collection[str] | None = None) -> ExitStack:
         """Within, launches are recorded; of all kernels, or of those that `kept` names."""

@@ -26,8 +26,6 @@ LIMITS: dict[str, dict[str, Any]] = {
     "top-p 0.9": {"top_p": 0.9},
 }
 """What requests ask for: a beam step has its own launches for each."""
-
-
 _ROOM = 1 << 20
 
 
@@ -75,7 +73,7 @@ class Drafting:
         mtad = MTADOptions(shape.gamma, width, num_candidates=shape.num_candidates, max_candidate_rows=_ROOM, **options)
         self.beams = DraftBeams(mtad, n, shape.vocab_size, self.requests, WINDOW)
         self.draft_tokens = torch.zeros(n, mtad.num_nodes, dtype=torch.int64, device=device)
-        self._layer = _attention_layer(shape)
+        self._layer = attention_layer(shape)
         of_layer = AttentionShape.of(self._layer.impl)
         self.reader: Any
         if flash:
@@ -153,13 +151,13 @@ def _use_pageable_memory() -> None:
         import vllm.v1.worker.cpu.shm  # noqa: F401
 
 
-def _attention_layer(shape: Shape) -> Any:
+def attention_layer(shape: Shape) -> Any:
     impl = SimpleNamespace(
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,
         head_size=shape.head_size,
         scale=shape.head_size**-0.5,
-        forward=None,
+        forward=lambda *args: None,
     )
     return SimpleNamespace(impl=impl, attn_backend=SimpleNamespace(get_name=lambda: "FLASH_ATTN"))
 
@@ -227,54 +225,6 @@ class Verification:
 
         at_a_time, batch_of_vllm = get_max_chunk_logits(self.shape.vocab_size), cast(Any, batch)
         self._sampler._verify_in_chunks(logits, batch_of_vllm, None, batch.drafted, batch.positions, at_a_time, -1)
-
-
-class Trees:
-    """The target's side of several candidates, on two layers: layout, attention, and the move of what was kept."""
-
-    def __init__(self, shape: Shape, device: torch.device) -> None:
-        from vllm_mtad.runners.v2 import shared_prefix
-        from vllm_mtad.runners.v2.tree_verification import TreeVerification
-        from vllm_mtad.runners.v2.trees import DraftTrees
-
-        self.shape, self.device = shape, device
-        trees = DraftTrees.allocate(shape.max_num_reqs, shape.gamma, shape.num_candidates, device)
-        pages = torch.zeros(
-            2, 4, shape.num_kv_heads, shape.page_size, 2 * shape.head_size, dtype=shape.dtype, device=device
-        )
-        self._layers = {name: _attention_layer(shape) for name in ("first", "second")}
-        for layer, cache in zip(self._layers.values(), pages):
-            layer.kv_cache, layer.impl.vllm_flash_attn_version = cache, 2
-        with mock.patch.object(shared_prefix, "num_compute_units", return_value=COMPUTE_UNITS):
-            self.verification = TreeVerification(
-                trees, self._layers, shape.max_num_reqs, WINDOW, 512, shape.dtype, device
-            )
-        self.verification.set_attn(0, shape.page_size)
-        with mock.patch.object(torch.Tensor, "data_ptr", lambda self: self.storage_offset() * self.itemsize):
-            self.verification.use_kv_caches()
-
-    def verify(self, num_reqs: int, drafts: Sequence[int], num_reqs_padded: int | None = None) -> None:
-        """A pass of one layer over requests with so many nodes each, and what follows acceptance."""
-        shape, padded = self.shape, num_reqs_padded or num_reqs
-        rows = sum(drafts) + num_reqs
-        starts = torch.zeros(padded + 1, dtype=torch.int32, device=self.device)
-        batch: Any = SimpleNamespace(
-            idx_mapping=torch.zeros(num_reqs, dtype=torch.int64, device=self.device),
-            query_start_loc=starts,
-            positions=torch.zeros(rows, dtype=torch.int64, device=self.device),
-            input_ids=torch.zeros(rows, dtype=torch.int32, device=self.device),
-            num_reqs_after_padding=padded,
-            num_draft_tokens_per_req=np.array(drafts),
-            decode_graph_eligible=True,
-        )
-        blocks = torch.zeros(padded, WINDOW // shape.page_size, dtype=torch.int32, device=self.device)
-        metadata = self.verification.metadata_of({}, batch, [blocks])
-        heads = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
-        qkv = torch.zeros(rows, sum(heads) * shape.head_size, dtype=shape.dtype, device=self.device)
-        query, key, value = qkv.split([n * shape.head_size for n in heads], dim=1)
-        out, layer = torch.empty(query.shape, dtype=shape.dtype, device=self.device), self._layers["first"]
-        layer.impl.forward(layer, query, key, value, layer.kv_cache, metadata["first"], out)
-        self.verification.move_kept_paths(batch)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 
 from benchmarks.kernels_on_paper.accepted_space import META, Recorder
-from benchmarks.kernels_on_paper.pieces import LIMITS, Drafting, Shape, Trees, Verification
+from benchmarks.kernels_on_paper.pieces import LIMITS, Drafting, Shape, Verification
+from benchmarks.kernels_on_paper.trees import Trees
 from benchmarks.kernels_on_paper.variants import Variant
 
 FIRST = 2
@@ -41,9 +42,10 @@ class Server:
                 for depth in depths:
                     self._drafting[0].grow(self._logits, depth, num_reqs, truncation)
             self._drafting[0].choose(num_reqs, gamma)
-            nodes = 2 * gamma
-            self._trees.verify(num_reqs, [nodes] * num_reqs)
-            self._trees.verify(num_reqs, [nodes, *(i * 7 % nodes for i in range(1, num_reqs))], num_reqs + 1)
+            nodes = self._trees.num_nodes
+            self._trees.verify([nodes] * num_reqs)
+            self._trees.verify([nodes, *(1 + i * 7 % nodes for i in range(1, num_reqs))], num_reqs + 1)
+            self._trees.verify([nodes] * (num_reqs - 1) + [0])
             for verification in self._verifications:
                 for drafts in ([gamma] * num_reqs, [i * 7 % (gamma + 1) for i in range(num_reqs)]):
                     batch = verification.batch(drafts)

@@ -2,7 +2,8 @@
 
 What is called sees the captured shape (padded requests and tokens), and is watched for what a graph cannot do
 (`capture`). The draft counts as compiled, so that batches with prefills run in pieces. The engine also has a schedule
-of draft lengths: graphs of several lengths are captured, and batches have no drafts.
+of draft lengths: graphs of several lengths are captured, and batches have no drafts. A single request has two
+candidates, and the target has graphs of both widths.
 """
 
 from dataclasses import replace
@@ -15,7 +16,7 @@ from vllm import SamplingParams
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import get_forward_context
 from vllm.v1.attention.backend import AttentionCGSupport
-from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
+from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager, ModelCudaGraphManager
 
 from tests.engine.engines import counters, engine, generate_tokens
 from tests.small_pair import random_prompts
@@ -25,6 +26,8 @@ from vllm_mtad.runners.v2 import graphs
 
 GAMMA, NUM_TOKENS = 3, 10
 SCHEDULE = [(1, 2, 3), (3, 3, 1), (4, 4, 0)]
+CANDIDATES, ROWS = 2, 1 + 2 * GAMMA
+"""The target's rows for a request with several candidates. Two requests would have too many, and have one."""
 PROMPTS = random_prompts([7, 30, 12, 21], seed=3)
 
 
@@ -55,6 +58,7 @@ def runner_and_llm(small_pair):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         fields = {"num_speculative_tokens": GAMMA, "num_speculative_tokens_per_batch_size": SCHEDULE}
+        fields |= {"num_candidates": CANDIDATES, "max_candidate_rows": ROWS}
         with engine(*small_pair, fields, enable_prefix_caching=False) as llm:
             yield llm.llm_engine.model_executor.driver_worker.worker.model_runner, llm
 
@@ -77,7 +81,7 @@ def test_greedy_text_is_the_targets_own_whatever_the_schedule(eager, small_pair)
         assert eager["greedy", n] == expected[:n]
 
 
-@pytest.mark.parametrize(("num_reqs", "drafts_of"), [(1, 3), (3, 1), (4, 0)])
+@pytest.mark.parametrize(("num_reqs", "drafts_of"), [(1, ROWS - 1), (3, 1), (4, 0)])
 def test_the_schedule_of_draft_lengths_is_respected(runner_and_llm, eager, num_reqs, drafts_of):
     _, llm = runner_and_llm
     before = counters(llm)
@@ -91,7 +95,7 @@ def test_the_schedule_of_draft_lengths_is_respected(runner_and_llm, eager, num_r
         assert tokens == drafts * drafts_of > 0
     else:  # requests end one by one, and smaller batches draft more
         assert drafts > 0
-        assert tokens < drafts * GAMMA
+        assert tokens < drafts * (ROWS - 1)
 
 
 def test_a_dummy_run_touches_no_request(runner_and_llm, eager):
@@ -106,60 +110,82 @@ def test_a_dummy_run_touches_no_request(runner_and_llm, eager):
         assert torch.equal(cache, before)
 
 
-PIECE_SIZES = [8, 48]
+PIECE_SIZES, TARGET_SIZES = [8, 48], [4, 8]
 
 
 @pytest.fixture(scope="module")
 def replayed(runner_and_llm, eager):
     """Captures graphs; returns the descriptors that were replayed."""
     runner, _ = runner_and_llm
-    speculator, seen, metadata = runner.speculator, set(), {}
+    seen, metadata = set(), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CudaGraphManager, "capture", capture_for_calling(seen, metadata))
-        patch.setattr(graphs, "request_buckets", lambda most: [2, most])
         patch.setattr("vllm.platforms.cpu.CpuPlatform.get_global_graph_pool", lambda self: None)
-        support = replace(speculator.attn_cg_support, min_cg_support=AttentionCGSupport.ALWAYS)
-        patch.setattr(speculator, "attn_cg_support", support)
-        patch.setattr(speculator, "_first_pass_metadata", renewing(speculator._first_pass_metadata, metadata))
-        patch.setattr("vllm_mtad.runners.v2.speculator.has_compiled_submodule", lambda model: True)
-        patch.setattr(speculator.vllm_config.compilation_config, "cudagraph_capture_sizes", PIECE_SIZES)
-        for name in speculator.draft_attn_layer_names:  # not as an operator, inside of which nothing can be watched
-            layer = speculator.vllm_config.compilation_config.static_forward_context[name]
-            patch.setattr(layer, "use_direct_call", True)
-        find = speculator._first_pass_descriptor
-        patch.setattr(speculator, "_first_pass_descriptor", lambda *args: noted(find(*args), seen))
-        hook = speculator.model.register_forward_pre_hook(PieceInputs(), with_kwargs=True)
-        speculator.init_cudagraph_manager(CUDAGraphMode.FULL_AND_PIECEWISE)
-        speculator.capture()
+        for layer in runner.compilation_config.static_forward_context.values():
+            patch.setattr(layer, "use_direct_call", True)  # not as an operator, inside of which nothing can be watched
+        capture_target(runner, patch, metadata)
+        hook = capture_speculator(runner.speculator, patch, metadata, seen)
         seen.clear()
         yield seen
         hook.remove()
 
 
+def capture_target(runner, patch, metadata):
+    """With vLLM's own manager."""
+    config, state = runner.compilation_config, runner.model_state._state
+    patch.setattr(state, "prepare_attn", renewing_target_s(state.prepare_attn, metadata))
+    patch.setattr(config, "cudagraph_capture_sizes", TARGET_SIZES)
+    patch.setattr(config, "max_cudagraph_capture_size", 2 * ROWS)
+    mode, width = CUDAGraphMode.FULL_DECODE_ONLY, runner.decode_query_len
+    manager = ModelCudaGraphManager(runner.vllm_config, runner.device, mode, width)
+    patch.setattr(runner, "cudagraph_manager", manager)
+    of_attention = runner.block_tables, runner.attn_groups, runner.kv_cache_config
+    manager.capture(runner.model, runner.model_state, runner.input_buffers, None, *of_attention)
+
+
+def capture_speculator(speculator, patch, metadata, seen):
+    patch.setattr(graphs, "request_buckets", lambda most: [2, most])
+    support = replace(speculator.attn_cg_support, min_cg_support=AttentionCGSupport.ALWAYS)
+    patch.setattr(speculator, "attn_cg_support", support)
+    patch.setattr(speculator, "_first_pass_metadata", renewing(speculator._first_pass_metadata, metadata))
+    patch.setattr("vllm_mtad.runners.v2.speculator.has_compiled_submodule", lambda model: True)
+    patch.setattr(speculator.vllm_config.compilation_config, "cudagraph_capture_sizes", PIECE_SIZES)
+    find = speculator._first_pass_descriptor
+    patch.setattr(speculator, "_first_pass_descriptor", lambda *args: noted(find(*args), seen))
+    hook = speculator.model.register_forward_pre_hook(PieceInputs(), with_kwargs=True)
+    speculator.init_cudagraph_manager(CUDAGraphMode.FULL_AND_PIECEWISE)
+    speculator.capture()
+    return hook
+
+
 def noted(descriptor, seen):
-    seen.add(descriptor)
+    seen.add(("draft", descriptor))
     return descriptor
 
 
 def capture_for_calling(seen, metadata):
+    """Of CudaGraphManager. `seen` gets (model, descriptor) of what is replayed."""
+
     def capture(self, create_forward_fn, progress_bar_desc=""):
+        model = "target" if isinstance(self, ModelCudaGraphManager) else "draft"
         for mode in (CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL):
             for descriptor in self._capture_descs.get(mode, []):
                 create_forward_fn(descriptor, warmup=True)(CUDAGraphMode.NONE)
                 if mode == CUDAGraphMode.PIECEWISE:
                     create_forward_fn(descriptor, warmup=False)(CUDAGraphMode.PIECEWISE)
                 else:
-                    self.graphs[descriptor] = graph_of(create_forward_fn, descriptor)
+                    self.graphs[descriptor] = graph_of(create_forward_fn, descriptor, model)
         self._graphs_captured = True
 
-    def graph_of(create_forward_fn, descriptor):
+    def graph_of(create_forward_fn, descriptor, model):
         def function():
             return partial(create_forward_fn(descriptor, warmup=False), CUDAGraphMode.NONE)
 
-        captured = Captured(function(), function, lambda: tensors_of(metadata.get(descriptor, {})))
+        shape = (model, descriptor.num_reqs, descriptor.num_tokens)
+        captured = Captured(function(), function, lambda: tensors_of(metadata.get(shape, {})))
 
         def replay():
-            seen.add(descriptor)
+            seen.add((model, descriptor))
             captured.replay()
 
         return SimpleNamespace(replay=replay)
@@ -176,14 +202,31 @@ def renewing(build, kept):
 
     def build_in_place(num_reqs, descriptor, *args):
         metadata, slots = build(num_reqs, descriptor, *args)
-        if descriptor.cg_mode != CUDAGraphMode.FULL:
-            return metadata, slots
-        captured = kept.setdefault(descriptor, metadata)
-        for layer in metadata:
-            vars(captured[layer]).update(vars(metadata[layer]))
-        return captured, slots
+        if descriptor.cg_mode == CUDAGraphMode.FULL:
+            metadata = renew(kept, ("draft", descriptor.num_reqs, descriptor.num_tokens), metadata)
+        return metadata, slots
 
     return build_in_place
+
+
+def renewing_target_s(prepare, kept):
+    """The same, of vLLM's model state."""
+
+    def prepare_in_place(input_batch, mode, *args, for_capture=False):
+        metadata = prepare(input_batch, mode, *args, for_capture=for_capture)
+        if for_capture or mode == CUDAGraphMode.FULL:
+            shape = (input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding)
+            metadata = renew(kept, ("target", *shape), metadata)
+        return metadata
+
+    return prepare_in_place
+
+
+def renew(kept, shape, metadata):
+    captured = kept.setdefault(shape, metadata)
+    for layer in metadata:
+        vars(captured[layer]).update(vars(metadata[layer]))
+    return captured
 
 
 class PieceInputs:
@@ -210,13 +253,19 @@ def test_replays_give_the_same_tokens(runner_and_llm, eager, replayed, name):
 
 
 def test_graphs_of_every_kind_were_replayed(replayed):
-    beams = {d for d in replayed if isinstance(d, graphs.BeamBatchDescriptor)}
-    assert {(d.num_reqs, d.num_speculative_tokens) for d in beams} == {(2, 3), (4, 1)}
+    by_draft = {descriptor for model, descriptor in replayed if model == "draft"}
+    beams = {d for d in by_draft if isinstance(d, graphs.BeamBatchDescriptor)}
+    assert {(d.num_reqs, d.num_speculative_tokens) for d in beams} == {(2, ROWS - 1), (2, GAMMA), (4, 1)}
     assert {d.truncation for d in beams} == set(graphs.GRAPHED_TRUNCATIONS)
-    first_passes = replayed - beams
+    first_passes = by_draft - beams
     full = {d for d in first_passes if d.cg_mode == CUDAGraphMode.FULL}
     # Batches without drafts have 2 tokens a request (the target's row and its newest), and are replayed too.
-    assert {d.uniform_token_count for d in full} == {2, 3, 5}
+    assert {d.uniform_token_count for d in full} == {2, 3, GAMMA + 2, ROWS + 1}
     # Batches with prefills run in pieces; eagerly where they have more tokens than vLLM captures.
     assert {d.num_tokens for d in first_passes if d.cg_mode == CUDAGraphMode.PIECEWISE} == set(PIECE_SIZES)
     assert all(d.num_tokens > max(PIECE_SIZES) for d in first_passes if d.cg_mode == CUDAGraphMode.NONE)
+
+
+def test_the_target_s_graphs_of_chains_and_of_trees_were_replayed(replayed):
+    by_target = {descriptor for model, descriptor in replayed if model == "target"}
+    assert {d.uniform_token_count for d in by_target} == {1, 2, GAMMA + 1, ROWS}

@@ -10,7 +10,20 @@ import pytest
 import torch
 from vllm.triton_utils import tl, triton
 
-from benchmarks.kernel_costs import DEFAULT, PARTS, REQUESTS, count_parts, limits, table
+from benchmarks.kernel_costs import (
+    DEFAULT,
+    PARTS,
+    REQUESTS,
+    REQUESTS_WITH_TREES,
+    TARGET_LAYERS,
+    TREE_PARTS,
+    count_parts,
+    count_tree_parts,
+    limits,
+    table,
+    tree_limits,
+    tree_table,
+)
 from benchmarks.kernels_on_paper.pieces import LIMITS
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="counts in Triton's interpreter")
@@ -93,6 +106,36 @@ def test_without_truncation_the_logits_are_read_once(committed):
         assert limit["verification"] < parts["verification"]["bytes"] < 1.05 * limit["verification"]
 
 
-def test_the_table_is_that_of_the_counts():
+def test_the_table_is_that_of_the_counts(trees):
     rows = json.loads((DEFAULT / "costs.json").read_text())
-    assert (DEFAULT / "table.md").read_text() == table(rows)
+    of_trees = [{"requests": requests, "parts": parts} for requests, parts in trees.items()]
+    assert (DEFAULT / "table.md").read_text() == table(rows) + tree_table(of_trees)
+
+
+# -- several candidates ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trees():
+    return {row["requests"]: row["parts"] for row in json.loads((DEFAULT / "trees.json").read_text())}
+
+
+@pytest.mark.parametrize("num_reqs", REQUESTS_WITH_TREES)
+def test_launches_for_trees_are_what_is_committed(trees, num_reqs):
+    parts = count_tree_parts(num_reqs, with_bytes=False)
+    assert {name: parts[name]["of"] for name in TREE_PARTS} == {
+        name: trees[num_reqs][name]["of"] for name in TREE_PARTS
+    }
+
+
+def test_bytes_for_trees_are_what_is_committed(trees):
+    parts = count_tree_parts(1)
+    assert {name: parts[name]["bytes"] for name in TREE_PARTS} == {name: trees[1][name]["bytes"] for name in TREE_PARTS}
+
+
+def test_the_target_reads_a_prefix_once_for_all_rows_and_moves_what_was_kept(trees):
+    for num_reqs, parts in trees.items():
+        limit = tree_limits(num_reqs)
+        assert limit["move"] < parts["move"]["bytes"] < 1.05 * limit["move"]
+        assert limit["verification"] < parts["verification"]["bytes"] < 1.05 * limit["verification"]
+        assert limit["attention"] < TARGET_LAYERS * parts["layer"]["bytes"] < 1.5 * limit["attention"]

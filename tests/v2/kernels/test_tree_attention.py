@@ -48,8 +48,18 @@ class TreeBatch:
             for part in qkv.split([num_heads * head_size, *[num_kv_heads * head_size] * 2], dim=1)
         )
 
+    def pad(self, num_reqs, num_rows):
+        """As vLLM pads for a graph: requests without rows, and rows of nobody behind all."""
+
+        def behind(tensor, n, value):
+            return torch.cat([tensor, tensor.new_full((n, *tensor.shape[1:]), value)])
+
+        self.first_rows = behind(self.first_rows, num_reqs, int(self.first_rows[-1]))
+        self.block_table = behind(self.block_table, num_reqs, 0)
+        self.query, self.key, self.value = (behind(t, num_rows, torch.nan) for t in (self.query, self.key, self.value))
+
     def lay_out(self):
-        num_reqs, nodes = len(self.lens), len(self.depths)
+        num_reqs, nodes = len(self.block_table), len(self.depths)
         prefix_lens = torch.full((num_reqs,), -7, dtype=torch.int32, device=self.query.device)
         ancestry = torch.full((num_reqs, nodes + 1, self.gamma), -7, dtype=torch.int32, device=self.query.device)
         positions = self.positions.clone()
@@ -104,6 +114,15 @@ def test_equals_dense_attention_over_each_nodes_path(device, gamma, candidates):
     TreeBatch(device, [70, 1, 33, 16], [most, most, 0, most - 1], gamma, candidates).check()
 
 
+def test_padding_changes_nothing_and_is_not_written(device):
+    batch = TreeBatch(device, [70, 1, 33], [12, 12, 12], 3, 4)
+    plain = batch.run()
+    batch.pad(2, 26)
+    padded = batch.run()
+    assert torch.equal(padded[: len(plain)], plain)
+    assert padded[len(plain) :].isnan().all()
+
+
 def test_more_nodes_than_a_tile_of_keys_and_more_queries_than_a_tile(device):
     TreeBatch(device, [20, 3], [64, 40], gamma=8, candidates=8, heads=(4, 1), head_size=64).check()
 
@@ -144,6 +163,6 @@ def test_a_chain_keeps_a_texts_positions(device):
 
 def test_padding_has_no_prefix(device):
     batch = TreeBatch(device, [9, 4], [3, 3], gamma=3, candidates=1)
-    prefix_lens, ancestry = torch.full((4,), 7, dtype=torch.int32, device=device), torch.zeros(4, 4, 3).int().to(device)
-    lay_out_trees(batch.trees, batch.states, batch.first_rows, batch.positions.clone(), prefix_lens, ancestry)
+    batch.pad(2, 0)
+    _, prefix_lens, _ = batch.lay_out()
     assert prefix_lens.tolist() == [9, 4, 0, 0]

@@ -117,7 +117,6 @@ def _flash_attn_varlen_func(
     assert block_table.shape[0] == requests
     assert block_table.stride(-1) == 1
     assert max_seqlen_k <= block_table.shape[1] * page
-    assert rows == requests * max_seqlen_q
     assert scheduler_metadata.dtype == torch.int32
     assert (fa_version, causal, return_softmax_lse) == (3, False, True)
     assert 1 <= num_splits <= 256

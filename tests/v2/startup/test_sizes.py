@@ -28,10 +28,11 @@ SMALL_BUDGETS = [(8, 48), (256, 1024), (1024, 4096), (1, 16), (40, 130)]
 BLOCK_SIZE = 32
 
 
-def configured(pair, gamma, beam_width, context=SERVE, **options):
+def configured(pair, gamma, beam_width, context=SERVE, num_candidates=1, **options):
     """The engine's configuration, as `vllm serve` or `LLM(...)` makes it."""
     target, draft = pair
     speculative = {"method": "mtad", "model": draft, "num_speculative_tokens": gamma, "beam_width": beam_width}
+    speculative["num_candidates"] = num_candidates
     arguments = EngineArgs(model=target, speculative_config=speculative, block_size=BLOCK_SIZE, **options)
     return arguments.create_engine_config(context)
 
@@ -102,6 +103,14 @@ def test_no_pass_at_default_sizes_is_too_large(pairs, gpu, context, pair):
     with default_sizes_of(gpu):
         for gamma, beam_width in product(GAMMAS, BEAM_WIDTHS):
             check_sizes(configured(pairs[pair], gamma, beam_width, context))
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize("context", [SERVE, OFFLINE], ids=lambda context: context.name)
+def test_no_pass_with_several_candidates_is_too_large(pairs, gpu, context):
+    with default_sizes_of(gpu):
+        for gamma, candidates in ((1, 2), (4, 4), (8, 4), (12, 8)):
+            check_sizes(configured(pairs["Llama"], gamma, candidates, context, num_candidates=candidates))
 
 
 @pytest.mark.parametrize(("requests", "tokens"), SMALL_BUDGETS)

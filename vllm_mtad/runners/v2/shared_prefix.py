@@ -62,7 +62,7 @@ class Prefixes:
 
 class PrefixReader(Protocol):
     keeps_plan: bool
-    """Whether `plan` gives the same tensor every time: a graph that is captured after it may then read it."""
+    """Whether `plan` gives the same tensor every time."""
 
     def plan(self, prefixes: Prefixes) -> torch.Tensor | None:
         """How the prefixes are split, computed on the device; valid for as long as their lengths are."""

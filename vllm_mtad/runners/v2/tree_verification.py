@@ -136,6 +136,7 @@ class TreeVerification:
         self._prefix_lens = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)
         self._ancestry = torch.full((max_num_reqs, self.max_rows, trees.gamma), -1, dtype=torch.int32, device=device)
         self._depths = torch.tensor([0, *node_depths(trees.gamma, trees.num_candidates)], device=device).int()
+        self._plans: dict[tuple[PrefixReader, int], torch.Tensor] = {}
         self._num_trees = 0
         self._block_table: torch.Tensor | None = None
         self._pages: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -182,13 +183,20 @@ class TreeVerification:
             max_len=self._max_model_len,
             page_size=self._page_size,
         )
-        # Made before a graph is captured or replayed. FlashAttention's would be another tensor each time.
-        plans = {reader: reader.plan(prefixes) if reader.keeps_plan else None for reader in self._readers}
+        plans = {reader: self._plan(reader, prefixes) for reader in self._readers}
         num_rows = int(input_batch.query_start_loc_np[num_reqs])
         of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans, num_rows)
         if not has_others:
             return metadata | dict.fromkeys(self._layers, of_trees)
         return metadata | {name: replace(of_trees, of_others=metadata[name]) for name in self._layers}
+
+    def _plan(self, reader: PrefixReader, prefixes: Prefixes) -> torch.Tensor | None:
+        """Made before a graph is captured or replayed, which reads it where it was at capture."""
+        plan = reader.plan(prefixes)
+        if plan is None or reader.keeps_plan:
+            return plan
+        kept = self._plans.setdefault((reader, len(prefixes.lens)), plan)
+        return kept if kept is plan else kept.copy_(plan)
 
     def _count_trees(self, input_batch: InputBatch) -> int:
         """How many of a batch's requests, its first, are verified as trees: those with drafts, if any has more nodes

@@ -5,7 +5,10 @@ from vllm.triton_utils import tl, triton
 
 _MIN_DOT = 16
 _MAX_TILE_BYTES = 64 * 128 * 2
-"""Of a tile of queries: more does not fit into the registers of eight warps, or in float32 into shared memory."""
+"""Of a tile of queries: more does not fit into the registers of eight warps beside much else, or in float32 into shared
+memory."""
+_WIDE_TILE_BYTES = 128 * 128 * 2
+"""Of one in half precision, for a kernel that does little but attend."""
 
 
 def tile_size(n: int) -> int:
@@ -13,9 +16,11 @@ def tile_size(n: int) -> int:
     return max(_MIN_DOT, triton.next_power_of_2(n))
 
 
-def query_tiling(n: int, head_tile: int, dtype: torch.dtype) -> tuple[int, int]:
-    """(size, number) of the tiles that n queries of one KV head come in."""
-    size = min(tile_size(n), max(_MIN_DOT, _MAX_TILE_BYTES // (head_tile * dtype.itemsize)))
+def query_tiling(n: int, head_tile: int, dtype: torch.dtype, *, wide: bool = False) -> tuple[int, int]:
+    """(size, number) of the tiles that n queries of one KV head come in. `wide`: half precision gets larger ones, for
+    keys to be read less often."""
+    most = _WIDE_TILE_BYTES if wide and dtype.itemsize == 2 and head_tile <= 128 else _MAX_TILE_BYTES
+    size = min(tile_size(n), max(_MIN_DOT, most // (head_tile * dtype.itemsize)))
     return size, triton.cdiv(n, size)
 
 

@@ -196,7 +196,7 @@ def prefix_attention(
     _, num_kv_heads, page, _ = key_cache.shape
     splits, num_reqs = len(out), len(prefix_lens)
     head_tile = tile_size(head_size)
-    query_tile, query_tiles = query_tiling(max_rows * num_heads // num_kv_heads, head_tile, query.dtype)
+    query_tile, query_tiles = query_tiling(max_rows * num_heads // num_kv_heads, head_tile, query.dtype, wide=True)
     _prefix_attention_kernel[(num_reqs, num_kv_heads, splits * query_tiles)](
         query,
         query.stride(0),
