@@ -87,7 +87,7 @@ def main() -> None:
         for row in _decode_all([s for s in all_settings() if s not in done], num_prompts, options.processes):
             store.add("decoded", row)
             print(row["setting"], flush=True)
-    (options.out / "table.md").write_text(page(store.rows("decoded")))
+    (options.out / "table.md").write_text(page(store.rows("decoded"), store.rows("engines")))
 
 
 def _decode_all(settings: list[Setting], num_prompts: dict[str, int], processes: int) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from benchmarks.gpu_checks.report import Report
 from benchmarks.gpu_checks.subprocesses import end_all, run_task
 from benchmarks.machine import describe_machine
 
-PARTS = ("serve", "correctness", "drafting", "step", "arrivals")
+PARTS = ("serve", "correctness", "drafting", "trees", "step", "arrivals")
 SPECULATORS = ("draft_model", "mtad B1", "mtad B4", "mtad B8", "mtad B16")
 TINY_SPECULATORS = ("draft_model", "mtad B1", "mtad B2")
 
@@ -79,6 +79,12 @@ def run_drafting(report: Report, args: argparse.Namespace, folder: str) -> None:
                 report.add("drafting", variant=name, error=error)
 
 
+def run_trees(report: Report, args: argparse.Namespace) -> None:
+    arguments = {"file": str(report.file), "tiny": args.tiny}
+    if error := run_task("trees", arguments, report.logs / "trees.log", args.limit).error:
+        report.add("trees", error=error)
+
+
 def run_steps(report: Report, args: argparse.Namespace, folder: str) -> None:
     """Both parts that need an engine in this process use the same."""
     parts = [part for part in args.parts if part in ("step", "arrivals")]
@@ -97,6 +103,8 @@ def run_part(part: str, report: Report, args: argparse.Namespace) -> None:
                 correctness.run(report, args.device, args.tiny, args.limit)
             elif part == "drafting":
                 run_drafting(report, args, folder)
+            elif part == "trees":
+                run_trees(report, args)
             else:
                 run_steps(report, args, folder)
     except Exception:

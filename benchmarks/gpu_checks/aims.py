@@ -37,6 +37,7 @@ CLAIMS = (
     Claim("server, streaming, `/metrics`", "serve", "vllm serve, gamma = 4: answers every request"),
     Claim("at most 16 on a GPU", "drafting", "B = 16 drafts"),
     Claim("read its paged prefix once", "drafting", "aim: B=4 at 32 requests, 2k"),
+    Claim("FlashAttention 3 or our kernel for the text, our kernel among the rows", "trees", "attention over trees"),
     Claim("compiled (non-eager) engines", "arrivals", "first passes with a prefill run in pieces"),
 )
 """Not here: tensor parallelism, which needs two GPUs."""
@@ -49,6 +50,7 @@ def conclude(report: Report) -> None:
     _arrival_checks(report, records)
     timed = [record for record in records if record.get("timed")]
     _drafting_aims(report, timed)
+    _tree_aims(report, timed)
     _arrival_aims(report, timed)
     _step_aims(report, timed)
     records = report.records()
@@ -120,6 +122,15 @@ def _drafting_aims(report: Report, records: Records) -> None:
                     medians[measured] / medians[base],
                     at_most,
                 )
+
+
+def _tree_aims(report: Report, records: Records) -> None:
+    own = [r for r in records if r["part"] == "trees"]
+    of_xformers = {(r["requests"], r["context"]): r["device_ms"][1] for r in own if r["variant"] == "xformers"}
+    for r in own:
+        if r["variant"] != "xformers":
+            aim = f"trees of {r['requests']} requests of {r['context']}, {r['variant']}: at most 1 x xformers"
+            _add(report, "trees", aim, r["device_ms"][1] / of_xformers[r["requests"], r["context"]], 1.0)
 
 
 def _arrival_aims(report: Report, records: Records) -> None:

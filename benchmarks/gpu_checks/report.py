@@ -83,6 +83,22 @@ def _ratio(value: float, base: float | None) -> str:
     return f"{value / base:.2f}" if base else "-"
 
 
+def _trees(records: list[dict[str, Any]]) -> None:
+    """Medians in ms of one layer's attention."""
+    timed = [record for record in records if record.get("timed")]
+    if timed:
+        print(f"  {'requests':>8}{'context':>8}  {'variant':<10}{'ms':>8}{'device':>8}{'x xformers':>12}")
+    base = {(r["requests"], r["context"]): r["device_ms"][1] for r in timed if r["variant"] == "xformers"}
+    for r in timed:
+        ratio = _ratio(r["device_ms"][1], base.get((r["requests"], r["context"])))
+        print(f"  {r['requests']:>8}{r['context']:>8}  {r['variant']:<10}{r['ms'][1]:>8.3f}", end="")
+        print(f"{r['device_ms'][1]:>8.3f}{ratio:>12}")
+    for r in records:
+        if "skipped" in r:
+            print(f"  skipped: {r['skipped']}")
+    _print_checks(records)
+
+
 def _step(records: list[dict[str, Any]]) -> None:
     timed = [record for record in records if record.get("timed")]
     if timed:
@@ -122,6 +138,7 @@ TABLES = {
     "serve": _print_checks,
     "correctness": _print_checks,
     "drafting": _drafting,
+    "trees": _trees,
     "step": _step,
     "arrivals": _arrivals,
     "claims": _claims,

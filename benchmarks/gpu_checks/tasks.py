@@ -14,6 +14,7 @@ TASKS = {
     "reference": "benchmarks.gpu_checks.engine_task:reference",
     "drafting": "benchmarks.gpu_checks.drafting:measure",
     "steps": "benchmarks.gpu_checks.step:measure",
+    "trees": "benchmarks.gpu_checks.trees:measure",
 }
 
 

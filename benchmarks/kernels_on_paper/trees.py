@@ -102,7 +102,7 @@ class Trees:
         layer.impl.forward(layer, query, key, value, layer.kv_cache, metadata, out)
 
     def move(self, batch: Any) -> None:
-        self._verification.move_kept_paths(batch)
+        self._verification.finish(batch)
 
     def verify(self, drafts: Sequence[int], num_reqs_padded: int | None = None) -> None:
         """All of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.report.candidates_in_engine import sections
 from benchmarks.report.tables import number, table, with_interval
 from vllm_mtad.measure.intervals import Ratio, interval, paired_difference
 
@@ -21,8 +22,8 @@ interval excludes 0.
 """
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+def page(rows: list[dict[str, Any]], of_engines: list[dict[str, Any]]) -> str:
+    """Markdown. `of_engines`: rows of `benchmarks.candidates_in_engine`."""
     by_setting = {tuple(row["setting"]): row for row in rows}
     parts = [_INTRODUCTION]
     for pair in ("minisql", "tales"):
@@ -33,6 +34,8 @@ def page(rows: list[dict[str, Any]]) -> str:
             parts += [f"## {pair}, T = 1, top-k 10, top-p 0.9: {_prompts(sampled)} prompts", _sampled_table(sampled)]
         if greedy:
             parts += [f"## {pair}, temperature 0, lossless: {_prompts(greedy)} prompts", _greedy_table(greedy)]
+    if of_engines:
+        parts += sections(rows, of_engines)
     return "\n".join(parts)
 
 

@@ -65,6 +65,11 @@ def test_a_skewed_batch_is_drafted_for_too(records):
     assert not any(r["timed"] or "ms" in r for r in drafting)
 
 
+def test_trees_equal_dense_attention_under_xformers_masks(records):
+    (trees,) = of(records, "trees", "check")
+    assert trees["detail"]["largest_difference"] < 1e-5
+
+
 def test_under_arrivals_most_steps_hold_a_prefill(records):
     (trace,) = of(records, "arrivals", "steps")
     assert trace["served"] == 6

@@ -152,3 +152,16 @@ def test_a_request_that_is_verified_as_a_chain_keeps_what_its_chosen_draft_would
     step.first_rows = torch.arange(7) * 5
     assert torch.equal(chain, step.check())
     assert not torch.equal(chain, everything)
+
+
+def test_the_tally_counts_drafts_what_they_kept_and_how_often_another_won(device):
+    step = TreeStep(device, [8, 0, 7, 8, 4, 8, 8, 8], 2, 4)
+    step.tokens[step.states[3]] = -1  # placeholders
+    _, _, num_sampled = step.kept()
+    kept, _, _ = step.kept()
+    has_draft = (step.num_nodes > 0) & (step.tokens[step.states, 0] >= 0)
+    assert has_draft.sum() == 6
+    expected = torch.stack([has_draft, has_draft * (num_sampled - 1), has_draft & (kept > 2)], 1) * 2
+    assert torch.equal(step.trees.tally.cpu()[step.states], expected.long())
+    assert int(step.trees.tally.sum()) == int(expected.sum()), "other requests' figures are their own"
+    assert expected[:, 2].any()

@@ -170,7 +170,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         num_reqs = input_batch.num_reqs
         num_nodes = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         if self.verification is not None and not dummy_run:
-            self.verification.move_kept_paths(input_batch)
+            self.verification.finish(input_batch)
         attend = not (dummy_run and skip_attn_for_dummy_run)
         # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)

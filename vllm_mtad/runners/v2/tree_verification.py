@@ -4,7 +4,7 @@
                 `lay_out_trees`: positions by depth, prefixes, ancestors
                 the forward pass: vLLM writes KV, `TreeAttention` attends
                 the rejection sampler keeps a node
-    its end     `move_kept_paths`: the kept tokens and their KV where a text's are
+    its end     `finish`: the kept tokens and their KV where a text's are
 
 vLLM puts requests with drafts before those without. The others, prefills most of them, go through vLLM's own attention;
 so do all requests of a batch that is too large for several candidates, whose drafts are chains.
@@ -27,6 +27,7 @@ from vllm_mtad.runners.v2.kernels.tree_attention import tree_attention
 from vllm_mtad.runners.v2.kernels.tree_layout import lay_out_trees
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, PrefixReader, prefix_readers
 from vllm_mtad.runners.v2.trees import DraftTrees
+from vllm_mtad.runners.v2.verification_log import VerificationLog
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class TreeVerification:
         self._prefix_lens = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)
         self._ancestry = torch.full((max_num_reqs, self.max_rows, trees.gamma), -1, dtype=torch.int32, device=device)
         self._depths = torch.tensor([0, *node_depths(trees.gamma, trees.num_candidates)], device=device).int()
+        self._log = VerificationLog(trees.tally)
         self._plans: dict[tuple[PrefixReader, int], torch.Tensor] = {}
         self._num_trees = 0
         self._block_table: torch.Tensor | None = None
@@ -226,8 +228,9 @@ class TreeVerification:
         """Of each request, how many nodes of the present batch the target has seen as what they are."""
         return self.max_rows - 1 if self._num_trees else self._trees.gamma
 
-    def move_kept_paths(self, input_batch: InputBatch) -> None:
-        """After verification, before anything reads the KV or the tokens of this step."""
+    def finish(self, input_batch: InputBatch) -> None:
+        """After acceptance, before anything reads the KV or the tokens of this step."""
+        self._log.step()
         if not self._num_trees:
             return
         assert self._block_table is not None

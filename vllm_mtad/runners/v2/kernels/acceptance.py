@@ -84,6 +84,8 @@ def _joint_acceptance_kernel(
     num_sampled_ptr,
     # [max_num_reqs]
     kept_ptr,
+    # [max_num_reqs, 3]
+    tally_ptr,
     # [rows, vocab_size]
     logits_ptr,
     logits_stride,
@@ -116,7 +118,7 @@ def _joint_acceptance_kernel(
     AGAINST_CHOSEN: tl.constexpr,
     LOSSLESS: tl.constexpr,
 ):
-    """A program owns one request: its row of `sampled`, its `num_sampled`, and `kept` of its state."""
+    """A program owns one request: its row of `sampled`, its `num_sampled`, and of its state `kept` and the tally."""
     batch_row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + batch_row).to(tl.int64)
     first = tl.load(first_row_ptr + batch_row).to(tl.int64)
@@ -185,6 +187,12 @@ def _joint_acceptance_kernel(
     tl.store(sampled_ptr + batch_row * num_columns + column, sampled, mask=column < num_columns)
     tl.store(num_sampled_ptr + batch_row, kept_depth + 1)
     tl.store(kept_ptr + request, kept)
+    has_draft = (num_nodes > 0) & (tl.load(draft_ptr + first + tl.minimum(num_nodes, 1)) >= 0)
+    figure = tl.arange(0, 4)
+    figures = tl.where(figure == 0, 1, tl.where(figure == 1, kept_depth, (kept > GAMMA).to(tl.int32)))
+    tally_at = tally_ptr + request * 3 + figure
+    so_far = tl.load(tally_at, mask=figure < 3, other=0)
+    tl.store(tally_at, so_far + figures, mask=(figure < 3) & has_draft)
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,7 @@ def joint_acceptance(
     Args:
         logits: the rows that `statistics` are of.
         drafts: `[rows]`; a request's row i + 1 holds the token of its node i, negative for a placeholder.
-        trees: by request state; `kept` is written.
+        trees: by request state; `kept` and `tally` are written.
         first_rows: int32 `[num_reqs + 1]`; a request has a row for its newest token, and one for each of some nodes.
         max_nodes: int32 `[num_reqs]`; nodes from there on are not looked at.
         requests: `[num_reqs]`.
@@ -290,6 +298,7 @@ def joint_acceptance(
         num_columns,
         num_sampled,
         trees.kept,
+        trees.tally,
         logits,
         logits.stride(0),
         drafts,
