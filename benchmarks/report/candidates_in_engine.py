@@ -8,9 +8,9 @@ from benchmarks.report.tables import number, table, with_interval
 from vllm_mtad.measure.intervals import Ratio, interval, paired_difference
 
 Row = dict[str, Any]
-BEAM_WIDTH, GAMMAS, CANDIDATES = 4, (4, 6, 8), (1, 2, 4)
+GAMMAS, CANDIDATES = (4, 6, 8), (1, 2, 4)
 DRAFT_PASS = 0.165
-"""A pass of Llama-3.2-1B by one of Llama-3.1-8B: the weights that it reads, 2.47 by 15.01 GB (no embedding of the 8B)."""
+"""A pass of Llama-3.2-1B by one of Llama-3.1-8B: the weights that each reads, 2.47 by 15.01 GB."""
 TREE_PASSES = (1.0, 1.1, 1.25)
 
 _IN_ENGINES = """\
@@ -28,10 +28,10 @@ R rows v(R) of them. A call then costs gamma d + v(R) and gives E tokens, so tha
 
     [E / (gamma d + v(R))] / [E' / (gamma' d + v(R'))]
 
-Inputs: E of the tables above (the reference's; `draft_model`'s from the CPU engine), R = 1 + gamma C, d = {DRAFT_PASS}, the
-bytes of weights that a pass of Llama-3.2-1B reads by those of Llama-3.1-8B, v = 1 for one candidate and for
-`draft_model`, which is at its own best gamma'. What a pass over B beams costs more than one over a single row, and
-acceptance, are left out. The columns are what v(R) of several candidates may be.
+Inputs: E of the tables above (the reference's, `draft_model`'s from the CPU engine). R = 1 + gamma C. d = {DRAFT_PASS}:
+the bytes of weights that a pass of Llama-3.2-1B reads by those of Llama-3.1-8B. v = 1 for one candidate and for
+`draft_model`, which is at its own best gamma'; what it may be for several candidates, the columns say. What a pass over
+B beams costs more than one over a single row, and acceptance, are left out.
 """
 
 
