@@ -2,7 +2,8 @@
 
 The interpreter runs programs one after another in the order of the grid; a kernel that counts on that works there, and
 not on a GPU. In this mode they run in a random order, fresh tensors hold poison (`poison`), and our own kernels fail if
-a program touches what another one writes, or memory outside of its arguments (`launch`).
+a program touches what another one writes, or memory outside of its arguments (`launch`). In each test the first launch
+of each of the plugin's kernels is repeated on its own output, in another order: it must leave what it left.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
-from tests.interpreter.launch import Launch
+from tests.interpreter.launch import Launch, RaceError
 from tests.interpreter.poison import poison_fresh_tensors
 
 SEED_VARIABLE = "MTAD_TEST_SEED"
 OUR_PACKAGES = ("vllm_mtad", "tests")
+COUNTING = {"_joint_acceptance_kernel": "tally_ptr"}
+"""Arguments to which a kernel adds; a repetition has what they held before."""
 
 
 class RaceFinder:
@@ -31,21 +34,30 @@ class RaceFinder:
     Args:
         seed: of the orders; by default the environment's, or 0.
         checked: packages whose kernels are checked. The programs of all kernels run in a random order.
+        repeated: the package whose kernels' launches are repeated.
 
     Attributes:
         checked_launches: how many were checked.
     """
 
-    def __init__(self, seed: int | None = None, checked: tuple[str, ...] = OUR_PACKAGES) -> None:
+    def __init__(self, seed: int | None, checked: tuple[str, ...], repeated: str) -> None:
         self.seed = int(os.environ.get(SEED_VARIABLE, "0")) if seed is None else seed
         self.checked_launches = 0
-        self._checked = checked
+        self._checked, self._repeated = checked, repeated
         self._launch: Launch | None = None
         self.draw_orders_of("")
 
     def draw_orders_of(self, test: str) -> None:
         """A test has its own orders, whichever tests ran before."""
         self._generator = np.random.default_rng([self.seed, zlib.crc32(test.encode())])
+        self._were_repeated: set[str] = set()
+
+    def repeats(self, kernel: Callable) -> bool:
+        """Whether to repeat this launch."""
+        if kernel.__module__.split(".")[0] != self._repeated or kernel.__name__ in self._were_repeated:
+            return False
+        self._were_repeated.add(kernel.__name__)
+        return True
 
     def start(self, kernel: Callable, arguments: dict[str, Any]) -> None:
         self._launch = None
@@ -83,6 +95,22 @@ class RandomOrderExecutor(interpreter.GridExecutor):
     """Tells the finder of a launch. Its arguments are those on the host, whose addresses programs see."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
+        if not interpreter.interpreter_builder.finder.repeats(self.fn):
+            self._launch(*args, **kwargs)
+            return
+        tensors = {n: t for n, t in (dict(zip(self.arg_names, args)) | kwargs).items() if isinstance(t, torch.Tensor)}
+        counts = tensors.get(COUNTING.get(self.fn.__name__, ""))
+        before = None if counts is None else counts.clone()
+        self._launch(*args, **kwargs)
+        after = {name: tensor.clone() for name, tensor in tensors.items()}
+        if counts is not None:
+            counts.copy_(before)
+        self._launch(*args, **kwargs)
+        for name, tensor in tensors.items():
+            if not _same_bytes(tensor, after[name]):
+                raise RaceError(f"{self.fn.__name__} leaves another {name} when its launch is repeated")
+
+    def _launch(self, *args: Any, **kwargs: Any) -> None:
         super().__call__(*args, **kwargs)
         interpreter.interpreter_builder.finder.finish()
 
@@ -122,9 +150,15 @@ class RecordingBuilder(interpreter.InterpreterBuilder):
         return super().create_atomic_cas(ptr, *args)
 
 
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in (one, other)))
+
+
 @contextmanager
-def finding_races(seed: int | None = None, checked: tuple[str, ...] = OUR_PACKAGES) -> Iterator[RaceFinder]:
-    finder = RaceFinder(seed, checked)
+def finding_races(
+    seed: int | None = None, checked: tuple[str, ...] = OUR_PACKAGES, repeated: str = "vllm_mtad"
+) -> Iterator[RaceFinder]:
+    finder = RaceFinder(seed, checked, repeated)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "GridExecutor", RandomOrderExecutor)
         patch.setattr(interpreter.interpreter_builder, "__class__", RecordingBuilder)

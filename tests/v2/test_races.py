@@ -81,6 +81,33 @@ def zeros(n: int = 2 * N) -> torch.Tensor:
     return torch.zeros(n, dtype=torch.int32)
 
 
+@triton.jit
+def _add_one_to_its_own_kernel(x_ptr):
+    at = x_ptr + tl.program_id(0)
+    tl.store(at, tl.load(at) + 1)
+
+
+def test_a_kernel_that_reads_its_own_output_fails_when_it_is_repeated():
+    x = zeros()
+    with (
+        finding_races(repeated="tests"),
+        pytest.raises(RaceError, match="_add_one_to_its_own_kernel leaves another x_ptr"),
+    ):
+        _add_one_to_its_own_kernel[(N,)](x)
+    with finding_races():
+        _add_one_to_its_own_kernel[(N,)](x)
+    assert x[:N].eq(3).all()
+
+
+def test_a_kernel_that_only_writes_may_be_repeated():
+    out = zeros()
+    with finding_races(repeated="tests") as finder:
+        _copy_kernel[(N,)](torch.arange(2 * N, dtype=torch.int32), out)
+        _copy_kernel[(N,)](torch.arange(2 * N, dtype=torch.int32), out)
+    assert finder.checked_launches == 3, "the first of them twice"
+    assert out[:N].tolist() == list(range(N))
+
+
 @SEEDS
 @pytest.mark.parametrize("same_value", [False, True])
 def test_two_programs_that_write_one_place_race_even_with_the_same_value(seed, same_value):
