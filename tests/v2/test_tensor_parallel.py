@@ -1,5 +1,6 @@
 """Two tensor-parallel ranks: both draft the same beams, or their KV would differ and the text with it."""
 
+import pytest
 from vllm import SamplingParams
 
 from tests.engine.engines import GAMMA, counters, engine, generate_tokens
@@ -10,13 +11,15 @@ NUM_TOKENS, NEAR_TIE = 12, 1e-4
 PROMPTS = random_prompts([9, 40, 21], seed=11)
 
 
-def test_equals_the_reference_and_repeats_seeded_samples(small_pair):
-    settings = ReferenceSettings(GAMMA, 4, greedy="joint", temperature=0.0)
+@pytest.mark.parametrize("num_candidates", [1, 3])
+def test_equals_the_reference_and_repeats_seeded_samples(small_pair, num_candidates):
+    settings = ReferenceSettings(GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=num_candidates)
     decoder = ReferenceDecoder(*map(hugging_face_model, small_pair), settings)
     expected = [decoder.generate(prompt, NUM_TOKENS) for prompt in PROMPTS]
     greedy = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
     sampled = [SamplingParams(seed=i, top_k=20, top_p=0.9, max_tokens=NUM_TOKENS, ignore_eos=True) for i in range(3)]
-    with engine(*small_pair, {"greedy": "joint"}, tensor_parallel_size=2, enable_prefix_caching=False) as llm:
+    mtad = {"greedy": "joint", "num_candidates": num_candidates}
+    with engine(*small_pair, mtad, tensor_parallel_size=2, enable_prefix_caching=False) as llm:
         for tokens, wanted in zip(generate_tokens(llm, PROMPTS, greedy), expected):
             assert tokens == wanted.tokens or wanted.smallest_margin < NEAR_TIE
         assert counters(llm)["spec_decode_num_accepted_tokens"] > 0
