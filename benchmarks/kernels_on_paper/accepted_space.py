@@ -169,7 +169,7 @@ def corners() -> list[Variant]:
     least = small.but(beam_width=1, gamma=1, num_heads=8)
     most = small.but(beam_width=WIDTHS[-1], gamma=LENGTHS[-1], num_heads=64, head_size=128)
     recorder.beams(least, (0,), [{}])
-    recorder.beams(most, (LENGTHS[-1] - 1,))
+    recorder.beams(most.but(vocab_size=151_936), (LENGTHS[-1] - 1,))
     for shape in (least, most, most.but(dtype=torch.float32, beam_width=_widest_float32_beams(most))):
         recorder.attention(shape)
     recorder.attention(most.but(num_heads=32, head_size=256, beam_width=widest_beams(32, 8, 256, 2)))

@@ -100,7 +100,7 @@ def _beam_selection_kernel(
         key = tl.where((candidate == column) & is_greedy & (value > float("-inf")), float("inf"), key)
     chosen = tl.zeros([BEAMS], tl.int32)
     best = tl.full([BEAMS], float("-inf"), tl.float32)
-    for i in tl.static_range(BEAM_WIDTH):
+    for i in range(BEAM_WIDTH):
         value, column = tl.max(key, axis=0, return_indices=True)
         chosen = tl.where(slot == i, column, chosen)
         best = tl.where(slot == i, value, best)

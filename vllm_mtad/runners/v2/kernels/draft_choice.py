@@ -77,7 +77,7 @@ def _draft_choice_kernel(
             key = tl.where((parent_row >= 0) & (beam != chosen), score, float("-inf"))
             rows = tl.where(beam == chosen, d + 1, -1)
             is_known = root_position + 1 + d <= window
-            for other in tl.static_range(OTHERS):
+            for other in range(OTHERS):
                 value, slot = tl.max(key, axis=0, return_indices=True)
                 goes = value > float("-inf")
                 node = GAMMA + d * OTHERS + other
