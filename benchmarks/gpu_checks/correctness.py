@@ -63,6 +63,7 @@ class Engine:
 
 FLOAT32 = {"attention_backend": "TRITON_ATTN"}  # FlashAttention has half precision only
 FLASH = {"attention_backend": "FLASH_ATTN"}
+CANDIDATES = {"num_candidates": 4}
 ENGINES = {
     "joint": Engine(("greedy",), {"greedy": "joint"}, options=FLOAT32),
     "float32": Engine(ALL_KINDS, options=FLOAT32),
@@ -70,12 +71,19 @@ ENGINES = {
     "schedule": Engine(("greedy",), {"num_speculative_tokens_per_batch_size": SCHEDULE}, options=FLOAT32),
     "float32_eager": Engine(ALL_KINDS, graphs=False, options=FLOAT32),
     "float32_sync": Engine(ALL_KINDS, options={"async_scheduling": False} | FLOAT32),
+    "candidates_joint": Engine(("greedy",), CANDIDATES | {"greedy": "joint"}, options=FLOAT32),
+    "candidates": Engine(ALL_KINDS, CANDIDATES, options=FLOAT32),
+    "candidates_eager": Engine(ALL_KINDS, CANDIDATES, graphs=False, options=FLOAT32),
+    "candidates_bfloat16": Engine(ALL_KINDS, CANDIDATES, dtype="bfloat16", options=FLASH),
+    "candidates_bfloat16_eager": Engine(ALL_KINDS, CANDIDATES, dtype="bfloat16", graphs=False, options=FLASH),
     "bfloat16": Engine(ALL_KINDS, dtype="bfloat16", options=FLASH),
     "bfloat16_eager": Engine(ALL_KINDS, dtype="bfloat16", graphs=False, options=FLASH),
     "bfloat16_default": Engine(ALL_KINDS, dtype="bfloat16", as_started=True),
     "bfloat16_triton": Engine(ALL_KINDS, dtype="bfloat16", options={"attention_backend": "TRITON_ATTN"}),
 }
 TINY_ENGINES = {"joint": Engine(("greedy",), {"greedy": "joint"}, graphs=False)}
+REFERENCES = {"reference": 1, "reference_candidates": CANDIDATES["num_candidates"]}
+"""Their numbers of candidates."""
 
 
 def _llm_options(engine: Engine, size: Size) -> dict[str, Any]:
@@ -86,10 +94,12 @@ def _llm_options(engine: Engine, size: Size) -> dict[str, Any]:
         return options | {"enforce_eager": True}
     if engine.as_started:
         return {name: value for name, value in options.items() if name != "kv_cache_memory_bytes"}
-    # Batches of every size have graphs of exactly their size: the target's gamma + 1 tokens a request, the draft's + 2.
-    widths = (size.num_speculative_tokens + 1, size.num_speculative_tokens + 2)
-    sizes = {width * n for width in widths for n in range(1, options["max_num_seqs"] + 1)}
-    graphs = {"mode": 0, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": sorted(sizes)}
+    # Batches of every size have graphs of exactly their size: the target's row and a draft's, the draft's one more.
+    candidates = (engine.mtad or {}).get("num_candidates", 1)
+    nodes = {size.num_speculative_tokens, size.num_speculative_tokens * candidates}
+    sizes = {(n + own) * reqs for n in nodes for own in (1, 2) for reqs in range(1, options["max_num_seqs"] + 1)}
+    mode = "FULL" if candidates == 1 else "FULL_DECODE_ONLY"
+    graphs = {"mode": 0, "cudagraph_mode": mode, "cudagraph_capture_sizes": sorted(sizes)}
     return options | {"compilation_config": graphs}
 
 
@@ -122,6 +132,7 @@ def run(report: Report, device: str, tiny: bool, limit: float) -> None:
     An engine as started by default measures how much memory is free, so it has the GPU for itself.
     """
     size, engines = (TINY, TINY_ENGINES) if tiny else (FULL, ENGINES)
+    references = {"reference": 1} if tiny else REFERENCES
     reference_arguments = {
         "num_speculative_tokens": size.num_speculative_tokens,
         "beam_width": size.beam_width,
@@ -134,14 +145,24 @@ def run(report: Report, device: str, tiny: bool, limit: float) -> None:
         return _run_engine(name, engines[name], size, report.logs, limit)
 
     with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(2 if device == "cuda" else 1) as pool:
-        expected = beside.submit(run_task, "reference", reference_arguments, report.logs / "reference.log", limit)
+        expected = {
+            name: beside.submit(
+                run_task,
+                "reference",
+                reference_arguments | {"num_candidates": candidates},
+                report.logs / f"{name}.log",
+                limit,
+            )
+            for name, candidates in references.items()
+        }
         for name, outcome in _outcomes(engines, run_one, pool):
             found[name] = outcome.result
             facts = outcome.result["facts"] if outcome.result else None
             report.add("correctness", engine=name, seconds=outcome.seconds, facts=facts, error=outcome.error)
-    if (outcome := expected.result()).error:
-        report.add("correctness", engine="reference", seconds=outcome.seconds, error=outcome.error)
-    found["reference"] = outcome.result
+    for name, running in expected.items():
+        if (outcome := running.result()).error:
+            report.add("correctness", engine=name, seconds=outcome.seconds, error=outcome.error)
+        found[name] = outcome.result
     for check, (needed, function) in (TINY_CHECKS if tiny else CHECKS).items():
         if missing := [name for name in needed if found[name] is None]:
             report.add("correctness", check=check, passed=False, detail=f"did not run: {', '.join(missing)}")
@@ -230,6 +251,22 @@ CHECKS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     "a schedule of draft lengths equals the target alone (float32)": (
         ("schedule", "alone"),
         _lossless_equals_target_alone,
+    ),
+    "several candidates: joint greedy equals the reference (float32)": (
+        ("candidates_joint", "reference_candidates"),
+        _joint_equals_reference,
+    ),
+    "several candidates: lossless greedy equals the target alone (float32)": (
+        ("candidates", "alone"),
+        _lossless_equals_target_alone,
+    ),
+    "several candidates: CUDA graphs equal eager (float32)": (
+        ("candidates", "candidates_eager"),
+        _graphs_equal_eager_float32,
+    ),
+    "several candidates: CUDA graphs equal eager (bfloat16)": (
+        ("candidates_bfloat16", "candidates_bfloat16_eager"),
+        _graphs_equal_eager_bfloat16,
     ),
     "CUDA graphs equal eager (float32)": (("float32", "float32_eager"), _graphs_equal_eager_float32),
     "CUDA graphs equal eager (bfloat16)": (("bfloat16", "bfloat16_eager"), _graphs_equal_eager_bfloat16),

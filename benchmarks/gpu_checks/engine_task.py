@@ -104,7 +104,7 @@ def describe_worker(worker: Any) -> dict[str, Any]:
 
 
 def reference(
-    num_speculative_tokens: int, beam_width: int, count: int, max_tokens: int
+    num_speculative_tokens: int, beam_width: int, num_candidates: int, count: int, max_tokens: int
 ) -> list[dict[str, float | list[int]]]:
     """The slow reference's joint greedy text of each prompt, on the CPU, and how near it came to a tie."""
     import torch
@@ -112,7 +112,9 @@ def reference(
     from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 
     torch.set_num_threads(2)
-    settings = ReferenceSettings(num_speculative_tokens, beam_width, greedy="joint", temperature=0.0)
+    settings = ReferenceSettings(
+        num_speculative_tokens, beam_width, greedy="joint", temperature=0.0, num_candidates=num_candidates
+    )
     target, draft = (hugging_face_model(str(path)) for path in (MINISQL.target, MINISQL.draft))
     decoder = ReferenceDecoder(target, draft, settings)
     decoded = [decoder.generate(ids, max_tokens, eos_token_id=2) for ids in prompt_ids(count)]

@@ -49,7 +49,7 @@ class Report:
 def _line(record: dict[str, Any]) -> str:
     if "check" in record:
         return f"{'pass' if record['passed'] else 'FAIL'}  {record['check']}  {json.dumps(record['detail'])[:400]}"
-    what = next((record[name] for name in ("engine", "variant", "gamma") if name in record), "")
+    what = next((record[name] for name in ("engine", "variant", "server") if name in record), "")
     return f"ERROR  {record['part']} {what}: {record['error']}"
 
 

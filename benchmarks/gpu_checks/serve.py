@@ -1,7 +1,7 @@
 """`vllm serve` as a user starts it, with vLLM's default sizes, watched while it answers.
 
 vLLM's own checks are on: what waits for the device in a step is an error there, and every kernel that is compiled after
-the warm-up is logged. One server after another, one for each gamma.
+the warm-up is logged. One server after another, one for each gamma and number of candidates.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Setting:
     target: ModelShape
     draft: ModelShape
     dtype: str
-    gammas: tuple[int, ...]
+    servers: tuple[tuple[int, int], ...]
+    """(gamma, number of candidates) of each."""
     options: tuple[str, ...]
     """Of `vllm serve`. Without any, sizes, backends, compilation and graphs are vLLM's own choice."""
     prompt_lengths: tuple[int, ...]
@@ -57,11 +58,11 @@ class Setting:
     max_tokens: int
 
 
-GPU = Setting(LLAMA_8B, LLAMA_1B, "bfloat16", (4, 8), (), (300, 1, 17, 2000, 12_000), 300, 64)
+GPU = Setting(LLAMA_8B, LLAMA_1B, "bfloat16", ((4, 1), (8, 1), (4, 4)), (), (300, 1, 17, 2000, 12_000), 300, 64)
 TINY_SIZES = (
     "--dtype float32 --max-model-len 128 --max-num-seqs 4 --max-num-batched-tokens 64 --block-size 32 --enforce-eager"
 )
-TINY = Setting(TINY_TARGET, TINY_DRAFT, "float32", (3,), tuple(TINY_SIZES.split()), (5, 80), 2, 4)
+TINY = Setting(TINY_TARGET, TINY_DRAFT, "float32", ((3, 2),), tuple(TINY_SIZES.split()), (5, 80), 2, 4)
 
 
 def run(report: Report, tiny: bool, limit: float) -> None:
@@ -69,21 +70,23 @@ def run(report: Report, tiny: bool, limit: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = write_model(Path(folder) / "target", setting.target, setting.dtype)
         draft = write_model(Path(folder) / "draft", setting.draft, setting.dtype)
-        for gamma in setting.gammas:
+        for gamma, candidates in setting.servers:
             speculative = {"method": "mtad", "model": draft, "num_speculative_tokens": gamma}
+            speculative["num_candidates"] = candidates
+            name = f"gamma = {gamma}" + f", C = {candidates}" * (candidates > 1)
             options = [*setting.options, "--speculative-config", json.dumps(speculative)]
             try:
-                _serve(report, setting, gamma, [target, *OPTIONS, *options], limit, on_gpu=not tiny)
+                _serve(report, setting, name, [target, *OPTIONS, *options], limit, on_gpu=not tiny)
             except Exception:
-                report.add("serve", gamma=gamma, error=traceback.format_exc(limit=-6))
+                report.add("serve", server=name, error=traceback.format_exc(limit=-6))
 
 
-def _serve(report: Report, setting: Setting, gamma: int, arguments: list[str], limit: float, on_gpu: bool) -> None:
+def _serve(report: Report, setting: Setting, name: str, arguments: list[str], limit: float, on_gpu: bool) -> None:
     """One server's records: whether it started, what it answered, what its log says up to its end."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
-    url, log = f"http://{HOST}:{port}", report.logs / f"serve_gamma_{gamma}.log"
+    url, log = f"http://{HOST}:{port}", report.logs / f"serve {name}.log".replace(" = ", "_").replace(", ", "_")
     command = [_vllm(), "serve", *arguments, "--host", HOST, "--port", str(port), "--disable-uvicorn-access-log"]
     start = time.monotonic()
     with started(command, log, ENVIRONMENT) as process:
@@ -96,12 +99,11 @@ def _serve(report: Report, setting: Setting, gamma: int, arguments: list[str], l
         try:
             process.wait(STOP_SECONDS)  # its memory is what the next server waits for
         except subprocess.TimeoutExpired:
-            report.add("serve", gamma=gamma, note=f"did not end within {STOP_SECONDS} s of being asked to")
+            report.add("serve", server=name, note=f"did not end within {STOP_SECONDS} s of being asked to")
     found = findings(text, on_gpu)
-    name = f"vllm serve, gamma = {gamma}"
 
     def check(what: str, passed: bool, **detail: Any) -> None:
-        report.add("serve", check=f"{name}: {what}", passed=passed, detail=detail)
+        report.add("serve", check=f"vllm serve, {name}: {what}", passed=passed, detail=detail)
 
     if not ready:
         check("starts", False, seconds=seconds, **found, end=tail(log))
