@@ -15,7 +15,7 @@ RELEASE = "0.32.0"
 
 
 def test_every_patch_has_its_text():
-    assert len(fixes(RELEASE)) == 3
+    assert len(fixes(RELEASE)) == 4
     for diff in fixes(RELEASE):
         text = (diff.parent / "README.md").read_text()
         for part in ("**What.**", "**Why it matters.**", "**The fix.**", "**Shown by**", "**Remove when**"):
@@ -45,7 +45,7 @@ def test_a_cpu_generator_has_no_offset():
 
 
 def test_a_patched_vllm_samples_draft_model_right(small_pair, tmp_path):
-    """All three at once, in an engine of the patched tree: stock, it dies in the first step."""
+    """All at once, in an engine of the patched tree: stock, it dies in the first step."""
     tree, root = build(tmp_path, fixes(RELEASE)), Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{root}"}
     done = run(sys.executable, "-m", "tests.patches.run_draft_model", small_pair[0], env=environment)
@@ -54,3 +54,23 @@ def test_a_patched_vllm_samples_draft_model_right(small_pair, tmp_path):
     assert seen["runner"].startswith(str(tree))
     assert seen["lengths"] == [40] * 4
     assert seen["accepted"] > 0.8  # not all: vLLM warps the draft by temperature only, the target by top-k too
+
+
+def graphs_by_batch(target: str, path: str) -> dict[str, int | None]:
+    done = run(sys.executable, "-m", "tests.patches.run_dispatch", target, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    assert seen["module"].startswith(path.split(os.pathsep)[0]) or os.pathsep not in path
+    return seen["graphs"]
+
+
+def test_a_batch_finds_the_graph_of_its_own_length(small_pair, tmp_path):
+    root = Path(__file__).parents[2]
+    stock = graphs_by_batch(small_pair[0], str(root))
+    assert stock["5 x 17"] is None, "fixed in vLLM: remove patches/0.32.0/graphs-of-several-decode-lengths"
+    fixed = graphs_by_batch(small_pair[0], f"{build(tmp_path, fixes(RELEASE))}{os.pathsep}{root}")
+    assert fixed["5 x 17"] == 90
+    assert {batch: tokens for batch, tokens in fixed.items() if stock[batch] is not None} == {
+        batch: tokens for batch, tokens in stock.items() if tokens is not None
+    }, "what had a graph has the same one"
+    assert [batch for batch, tokens in fixed.items() if tokens is None and batch.startswith("5 x")] == []
