@@ -340,9 +340,10 @@ def test_beams_must_fit_into_a_gpu(heads, head_size, itemsize, widest):
 @pytest.mark.parametrize(
     ("dtype", "most", "said"),
     [
-        ("float32", 2, "at most 2, or dtype='bfloat16' or 'float16'."),
-        ("float32", 0, "dtype='bfloat16' or 'float16'."),
-        ("bfloat16", 2, "at most 2."),
+        ("float32", 2, "give at most 2, or dtype='bfloat16' or 'float16'."),
+        ("float32", 0, "give dtype='bfloat16' or 'float16'."),
+        ("bfloat16", 2, "give at most 2."),
+        ("bfloat16", 0, "it has too many query heads a KV head, or too large ones."),
     ],
 )
 def test_beams_that_do_not_fit_are_refused_on_a_gpu(small_pair, with_triton, monkeypatch, dtype, most, said):
@@ -355,7 +356,7 @@ def test_beams_that_do_not_fit_are_refused_on_a_gpu(small_pair, with_triton, mon
     with pytest.raises(ValueError, match="not accepted by mtad for this draft on a GPU") as refused:
         engine_checks.check_engine(config)
     assert f"beam_width=4 with dtype='{dtype}'" in str(refused.value)
-    assert str(refused.value).endswith(f"give {said}")
+    assert str(refused.value).endswith(f"on a GPU: {said}")
 
 
 def test_full_graphs_of_mixed_batches_know_no_trees(small_pair, with_triton):

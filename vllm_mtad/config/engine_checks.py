@@ -157,7 +157,7 @@ def _check_v2_tile(config: VllmConfig) -> None:
     if speculative.beam_width > most:
         ways = [f"at most {most}"] if most else []
         ways += ["dtype='bfloat16' or 'float16'"] if draft.dtype.itemsize == 4 else []
-        give = f"give {', or '.join(ways)}" if ways else "its attention heads are too many for their size, or too large"
+        give = f"give {', or '.join(ways)}" if ways else "it has too many query heads a KV head, or too large ones"
         raise ValueError(
             f"speculative_config.beam_width={speculative.beam_width} with dtype={str(draft.dtype).split('.')[-1]!r} is"
             f" not accepted by mtad for this draft on a GPU: {give}."
