@@ -63,7 +63,7 @@ class Engine:
 
 FLOAT32 = {"attention_backend": "TRITON_ATTN"}  # FlashAttention has half precision only
 FLASH = {"attention_backend": "FLASH_ATTN"}
-CANDIDATES = {"num_candidates": 4}
+CANDIDATES = {"num_candidates": 4, "max_candidate_rows": 256}  # room for trees in every batch
 ENGINES = {
     "joint": Engine(("greedy",), {"greedy": "joint"}, options=FLOAT32),
     "float32": Engine(ALL_KINDS, options=FLOAT32),

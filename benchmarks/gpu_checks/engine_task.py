@@ -97,6 +97,7 @@ def describe_worker(worker: Any) -> dict[str, Any]:
             {group.backend.get_name() for groups in speculator.attn_groups for group in groups}
         )
         facts["first_passes"] = dict(speculator.first_passes)
+        facts["other_candidates_kept"] = int(speculator.beams.trees.tally[:, 2].sum())
         for name in ("first_pass_graphs", "beam_graphs"):
             manager = getattr(speculator, name)
             facts[name] = {"captured": len(manager.graphs), "replays": manager.replays}

@@ -329,6 +329,7 @@ def test_what_v2_accepts(small_pair, with_triton, fields, options):
         ((64, 8), 128, 2, 16),
         ((32, 8), 256, 2, 16),
         ((64, 4), 256, 2, 4),
+        ((32, 1), 32, 2, 8),
     ],
 )
 def test_beams_must_fit_into_a_gpu(heads, head_size, itemsize, widest):

@@ -17,8 +17,8 @@ V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 V2_MAX_BEAM_WIDTH, V2_MAX_DRAFT_LENGTH = 16, 32
 """What the kernels are compiled and tested for (`benchmarks/compile_matrix.py`)."""
 V2_MAX_TILE = {4: 64 * 64, 2: 128 * 128}
-"""By bytes of a number, query heads of a KV head's beams times their size: in float32 more does not fit into a GPU's
-shared memory, in half precision more was not compiled."""
+"""By bytes of a number, query heads of a KV head's beams times their size, which counts as 64 at least: more does not
+fit into a smaller GPU's shared memory."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -141,7 +141,7 @@ def _check_v2_sizes(config: VllmConfig) -> None:
 
 def widest_beams(num_heads: int, num_kv_heads: int, head_size: int, itemsize: int) -> int:
     """The largest beam width whose attention fits on a GPU, in numbers of so many bytes; 0 if none does."""
-    head_tile = 1 << (head_size - 1).bit_length()
+    head_tile = max(64, 1 << (head_size - 1).bit_length())
     return V2_MAX_TILE[itemsize] // head_tile // (num_heads // num_kv_heads)
 
 

@@ -115,7 +115,6 @@ class MTADSpeculator(StandaloneARSpeculator):
                 self.vllm_config.model_config.dtype,
                 self.device,
             )
-
         compile_first_pass_inputs(self)
 
     def set_attn(self, *args: Any, **kwargs: Any) -> None:

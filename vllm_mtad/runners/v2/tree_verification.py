@@ -7,7 +7,8 @@
     its end     `finish`: the kept tokens and their KV where a text's are
 
 vLLM puts requests with drafts before those without. The others, prefills most of them, go through vLLM's own attention;
-so do all requests of a batch that is too large for several candidates, whose drafts are chains.
+so do all requests of a batch that is too large for several candidates, or in which a draft comes with a prompt: there
+drafts are chains.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def query_tiling(n: int, head_tile: int, dtype: torch.dtype, *, wide: bool = Fal
     """(size, number) of the tiles that n queries of one KV head come in. `wide`: half precision gets larger ones, for
     keys to be read less often."""
     most = _WIDE_TILE_BYTES if wide and dtype.itemsize == 2 and head_tile <= 128 else _MAX_TILE_BYTES
-    size = min(tile_size(n), max(_MIN_DOT, most // (head_tile * dtype.itemsize)))
+    size = min(tile_size(n), max(_MIN_DOT, most // (max(head_tile, 64) * dtype.itemsize)))
     return size, triton.cdiv(n, size)
 
 
