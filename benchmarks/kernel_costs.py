@@ -229,7 +229,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             round_of(parts, "launches"),
             round_of(parts, "launches", reader=" with FA3"),
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -282,8 +282,12 @@ def tree_table(rows: Iterable[dict[str, Any]]) -> str:
             _mb(parts["verification"]["bytes"]),
             _mb(limit["verification"]),
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(_line(cells))
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _mb(size: int) -> str:

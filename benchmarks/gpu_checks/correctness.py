@@ -245,6 +245,17 @@ def _backends_agree(flash: dict, triton: dict, device: str) -> Verdict:
     return min(shares.values()) >= BFLOAT16_SHARE and as_asked, {"shares": shares, "draft_attention": backends}
 
 
+def _and_others_are_kept(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """The check, of an engine that really kept other candidates than the chosen ones."""
+
+    def checked(engine: dict, other: Any, device: str) -> Verdict:
+        passed, detail = check(engine, other, device)
+        kept = engine["facts"]["other_candidates_kept"]
+        return passed and kept > 0, detail | {"other_candidates_kept": kept}
+
+    return checked
+
+
 CHECKS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     "joint greedy equals the reference (float32)": (("joint", "reference"), _joint_equals_reference),
     "lossless greedy equals the target alone (float32)": (("float32", "alone"), _lossless_equals_target_alone),
@@ -254,19 +265,19 @@ CHECKS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     ),
     "several candidates: joint greedy equals the reference (float32)": (
         ("candidates_joint", "reference_candidates"),
-        _joint_equals_reference,
+        _and_others_are_kept(_joint_equals_reference),
     ),
     "several candidates: lossless greedy equals the target alone (float32)": (
         ("candidates", "alone"),
-        _lossless_equals_target_alone,
+        _and_others_are_kept(_lossless_equals_target_alone),
     ),
     "several candidates: CUDA graphs equal eager (float32)": (
         ("candidates", "candidates_eager"),
-        _graphs_equal_eager_float32,
+        _and_others_are_kept(_graphs_equal_eager_float32),
     ),
     "several candidates: CUDA graphs equal eager (bfloat16)": (
         ("candidates_bfloat16", "candidates_bfloat16_eager"),
-        _graphs_equal_eager_bfloat16,
+        _and_others_are_kept(_graphs_equal_eager_bfloat16),
     ),
     "CUDA graphs equal eager (float32)": (("float32", "float32_eager"), _graphs_equal_eager_float32),
     "CUDA graphs equal eager (bfloat16)": (("bfloat16", "bfloat16_eager"), _graphs_equal_eager_bfloat16),

@@ -138,12 +138,14 @@ def _wait_until_ready(process: subprocess.Popen, url: str, limit: float) -> bool
 
 
 def _ask_all(url: str, setting: Setting, limit: float) -> list[str]:
-    """What was wrong with the answers. One request alone; then every kind at every length, twice, for the prefix cache
-    has them the second time; then a crowd."""
+    """What was wrong with the answers. One request alone; then one of each length, few enough for several candidates
+    beside the longest prompts; then every kind at every length, twice, for the prefix cache has them the second time;
+    then a crowd."""
     every = list(_bodies(setting))
     crowd = [every[0] | {"prompt": _prompt(setting.prompt_lengths[0], i), "seed": i} for i in range(setting.crowd)]
+    few = [every[0] | {"prompt": _prompt(length, 1)} for length in setting.prompt_lengths]
     wrong: list[str] = []
-    for wave in (every[:1], every, every, crowd):
+    for wave in (every[:1], few, every, every, crowd):
         with ThreadPoolExecutor(len(wave)) as pool:
             wrong += filter(None, pool.map(lambda body: _ask(url, body, limit), wave))
     return wrong

@@ -118,6 +118,10 @@ def whole_space() -> list[Variant]:
         large = small.but(num_heads=heads[0], num_kv_heads=heads[1], head_size=256)
         recorder.attention(large.but(beam_width=widest_beams(*heads, 256, 2)))
     recorder.attention(small.but(num_heads=128, num_kv_heads=8, head_size=128, beam_width=widest_beams(128, 8, 128, 2)))
+    for head_size in (16, 32):  # of which as many go together as of 64
+        few = small.but(num_heads=64, num_kv_heads=4, head_size=head_size)
+        recorder.attention(few.but(beam_width=widest_beams(64, 4, head_size, 2)))
+        recorder.trees(few.but(beam_width=16, gamma=16, num_candidates=16))
     for page_size in (32, 48, 64, 128, 256):
         recorder.attention(small.but(page_size=page_size))
     for gamma in LENGTHS:  # of these the suffix kernel knows the strides alone

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
@@ -31,7 +30,6 @@ def test_a_batch_of_the_same_size_finds_its_plan_renewed_in_place():
     assert other.eq(2).all()
 
 
-@pytest.mark.parametrize("sizes", [(3, 3)])
-def test_a_reader_that_keeps_its_plan_is_left_alone(sizes):
-    first, again = plans_of(Reader(keeps_plan=True), sizes)
+def test_a_reader_that_keeps_its_plan_is_left_alone():
+    first, again = plans_of(Reader(keeps_plan=True), (3, 3))
     assert first.data_ptr() != again.data_ptr()

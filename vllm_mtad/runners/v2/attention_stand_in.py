@@ -72,7 +72,7 @@ def check_page_layout(layer: Any, model: str = "draft") -> None:
 
 class AttentionStandIn:
     """Stands before a layer's attention: passes whose metadata are its own come to `attend`, everything else goes on to
-    the backend. KV caches are written as ever.
+    the backend, and what is of both to both. KV caches are written as ever.
 
     Args:
         layer: vLLM's attention layer; its implementation's `forward` is replaced.
@@ -109,11 +109,17 @@ class AttentionStandIn:
         """AttentionImpl.forward; query `[rows, num_heads, head_size]`, key, value `[rows, num_kv_heads, head_size]`."""
         if not isinstance(attn_metadata, self.metadata):
             return self._backend_forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+        if (of_others := self.of_others(attn_metadata)) is not None:
+            self._backend_forward(layer, query, key, value, kv_cache, of_others, output, *args, **kwargs)
         impl = self._impl
         query, out = (t.view(-1, impl.num_heads, impl.head_size) for t in (query, output))
         key, value = (t.view(-1, impl.num_kv_heads, impl.head_size) for t in (key, value))
         self.attend(query, key, value, *self.pages(kv_cache), attn_metadata, out)
         return output
+
+    def of_others(self, metadata: Any) -> Any:
+        """The backend's metadata where a pass of ours has requests that are not; the backend then attends first."""
+        return None
 
     def attend(
         self,

@@ -56,25 +56,9 @@ class TreeAttention(AttentionStandIn):
         super().__init__(layer, device)
         self._prefix_reader = prefix_reader
 
-    def forward(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: Any,
-        output: torch.Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Beside other requests the backend attends for all, as if drafts were texts; then trees get what is theirs."""
-        if not isinstance(attn_metadata, TreeAttentionMetadata) or attn_metadata.of_others is None:
-            return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
-        self._backend_forward(layer, query, key, value, kv_cache, attn_metadata.of_others, output, *args, **kwargs)
-        rows = attn_metadata.num_rows
-        super().forward(layer, query[:rows], key[:rows], value[:rows], kv_cache, attn_metadata, output[:rows])
-        return output
+    def of_others(self, metadata: TreeAttentionMetadata) -> Any:
+        """The backend attends for all, as if drafts were texts; then trees get what is theirs."""
+        return metadata.of_others
 
     def attend(
         self,
@@ -86,8 +70,10 @@ class TreeAttention(AttentionStandIn):
         metadata: TreeAttentionMetadata,
         out: torch.Tensor,
     ) -> None:
-        """Rows are each request's newest token and its nodes; padding behind them is not written."""
+        """Rows are each request's newest token and its nodes; padding and others' behind them are not written."""
         prefixes = metadata.prefixes
+        if metadata.of_others is not None:
+            query, key, value, out = (rows[: metadata.num_rows] for rows in (query, key, value, out))
         plan = metadata.prefix_plans[self._prefix_reader]
         prefix, lse = self._prefix_reader.read(query, keys, values, prefixes, plan)
         tree_attention(
