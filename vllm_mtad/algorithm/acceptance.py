@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -53,6 +54,7 @@ def accepted_node(
     log_threshold: float,
     mode: AcceptanceMode = "joint",
     candidate_test: CandidateTest = "own",
+    paths: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`[num_reqs]` int64: the row of the node whose path is kept, 0 for none.
 
@@ -67,33 +69,33 @@ def accepted_node(
         log_p: `[num_reqs, nodes]`, each node's own log p given its ancestors.
         num_nodes: `[num_reqs]`, how many of the nodes the target has scored.
         log_threshold: log tau.
+        paths: the tree's, if they are known.
     """
-    num_reqs, nodes = log_p.shape
-    place = torch.arange(nodes, device=log_p.device)
-    log_q = tree.log_q
-    if candidate_test == "reference":
-        log_q = log_q[:, torch.tensor(tree.depths, device=log_p.device) - 1]
+    depths = torch.tensor(tree.depths, device=log_p.device)
+    log_q = tree.log_q if candidate_test == "own" else tree.log_q[:, depths - 1]
     usable = (tree.tokens >= 0) & tree.log_q.isfinite() & log_q.isfinite() & log_p.isfinite()
-    usable &= place < num_nodes[:, None]
-    # By row, the text's own first.
-    unbroken = torch.ones(num_reqs, nodes + 1, dtype=torch.bool, device=log_p.device)
-    joint_p = torch.zeros(num_reqs, nodes + 1, dtype=torch.float64, device=log_p.device)
-    log_ratio = torch.zeros_like(joint_p)
-    best, best_depth = torch.zeros_like(num_nodes), torch.zeros_like(num_nodes)
-    for node, depth in enumerate(tree.depths):
-        row, parent = node + 1, tree.parents[:, node : node + 1]
-        alive = usable[:, node] & unbroken.gather(1, parent)[:, 0]
-        own_p = torch.where(alive, log_p[:, node].double(), 0.0)
-        ratio = own_p - torch.where(alive, log_q[:, node].double(), 0.0)
-        joint_p[:, row] = joint_p.gather(1, parent)[:, 0] + own_p
-        log_ratio[:, row] = log_ratio.gather(1, parent)[:, 0] + ratio
-        passes = alive & ((ratio if mode == "per_token" else log_ratio[:, row]) > log_threshold)
-        unbroken[:, row] = passes if mode == "per_token" else alive
-        best_p = joint_p.gather(1, best[:, None])[:, 0]
-        is_better = (depth > best_depth) | ((depth == best_depth) & (joint_p[:, row] > best_p))
-        best = torch.where(passes & is_better, row, best)
-        best_depth = torch.where(passes & is_better, depth, best_depth)
-    return best
+    usable &= torch.arange(len(depths), device=log_p.device) < num_nodes[:, None]
+    own_p = torch.where(usable, log_p.double(), 0.0)
+    ratio = own_p - torch.where(usable, log_q.double(), 0.0)
+    paths = tree.paths()[:, 1:] if paths is None else paths[:, 1:]
+    passes = _along(paths, usable, True).all(2)
+    ratios = _along(paths, ratio, math.inf if mode == "per_token" else 0.0)
+    if mode == "per_token":
+        passes &= (ratios > log_threshold).all(2)
+    else:
+        passes &= ratios.cumsum(2)[:, :, -1] > log_threshold
+    joint_p = _along(paths, own_p, 0.0).cumsum(2)[:, :, -1]
+    reached = passes * depths
+    deepest = reached.amax(1, keepdim=True)
+    is_among = passes & (reached == deepest)
+    best = joint_p.masked_fill(~is_among, -torch.inf).argmax(1)  # of equal ones the first
+    return torch.where(deepest[:, 0] > 0, best + 1, 0)
+
+
+def _along(paths: torch.Tensor, values: torch.Tensor, past_the_end: float) -> torch.Tensor:
+    """`[num_reqs, nodes, gamma]`: `values` `[num_reqs, nodes]` of the rows of each path."""
+    by_row = torch.nn.functional.pad(values, (1, 0), value=past_the_end)
+    return by_row[:, None].expand(-1, paths.shape[1], -1).gather(2, paths)
 
 
 def draw_token(target: WarpedRows, exponential: torch.Tensor) -> torch.Tensor:

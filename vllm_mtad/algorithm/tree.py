@@ -35,9 +35,34 @@ class DraftTree:
     parents: torch.Tensor
     gamma: int
 
+    @classmethod
+    def empty(cls, num_reqs: int, gamma: int, num_candidates: int, device: torch.device) -> DraftTree:
+        """Trees without a token, whose q nobody knows."""
+        shape = num_reqs, gamma * num_candidates
+        return cls(
+            tokens=torch.full(shape, -1, dtype=torch.int64, device=device),
+            log_q=torch.full(shape, torch.inf, device=device),
+            parents=torch.zeros(shape, dtype=torch.int64, device=device),
+            gamma=gamma,
+        )
+
+    @classmethod
+    def chain(cls, tokens: torch.Tensor, log_q: torch.Tensor) -> DraftTree:
+        """One draft of each request; both `[num_reqs, gamma]`."""
+        parents = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        return cls(tokens, log_q, parents, tokens.shape[1])
+
+    @property
+    def num_candidates(self) -> int:
+        return self.tokens.shape[1] // self.gamma
+
     @property
     def depths(self) -> list[int]:
-        return node_depths(self.gamma, self.tokens.shape[1] // self.gamma)
+        return node_depths(self.gamma, self.num_candidates)
+
+    def put(self, index: torch.Tensor | slice, trees: DraftTree) -> None:
+        """Write the trees of the requests that `index` names."""
+        self.tokens[index], self.log_q[index], self.parents[index] = trees.tokens, trees.log_q, trees.parents
 
     def path(self, request: int, row: int) -> list[int]:
         """The rows from the first token's to `row`; none of row 0."""
@@ -46,6 +71,37 @@ class DraftTree:
             rows.insert(0, row)
             row = int(self.parents[request, row - 1])
         return rows
+
+    def paths(self) -> torch.Tensor:
+        """`[num_reqs, nodes + 1, gamma]`: at depth d of each row's path the row that stands there, 0 past its end."""
+        num_reqs, nodes = self.tokens.shape
+        others = nodes // self.gamma - 1
+        paths = self.parents.new_zeros(num_reqs, nodes + 1, self.gamma)
+        for depth in range(self.gamma):  # parents first
+            first = self.gamma + depth * others
+            of_depth = torch.tensor([depth, *range(first, first + others)], device=paths.device)
+            parents = self.parents[:, of_depth, None].expand(-1, -1, self.gamma)
+            extended = paths.gather(1, parents)
+            extended[:, :, depth] = of_depth + 1
+            paths[:, of_depth + 1] = extended
+        return paths
+
+    def sent_rows(self) -> torch.Tensor:
+        """`[num_reqs, nodes + 1]`: each row's place among those that are there, where the others are left out; 0 for
+        one that is not there.
+        """
+        is_there = self.tokens >= 0
+        return torch.nn.functional.pad(is_there.cumsum(1) * is_there, (1, 0))
+
+    def of_requests(self, index: torch.Tensor) -> DraftTree:
+        """The trees of the requests that `index` names, in its order; below 0, one without a token."""
+        is_there = (index >= 0)[:, None]
+        return DraftTree(
+            tokens=self.tokens[index].masked_fill(~is_there, -1),
+            log_q=self.log_q[index],
+            parents=self.parents[index],
+            gamma=self.gamma,
+        )
 
 
 def draft_tree(levels: Sequence[Beams], num_candidates: int, chosen: torch.Tensor) -> DraftTree:
@@ -58,15 +114,8 @@ def draft_tree(levels: Sequence[Beams], num_candidates: int, chosen: torch.Tenso
         levels: the beams after each of the gamma steps.
         chosen: int64 `[num_reqs]`, the chosen draft's slot in the last of them.
     """
-    num_reqs, gamma = len(chosen), len(levels)
-    shape = num_reqs, gamma * num_candidates
-    device = chosen.device
-    tree = DraftTree(
-        tokens=torch.full(shape, -1, dtype=torch.int64, device=device),
-        log_q=torch.full(shape, -torch.inf, device=device),
-        parents=torch.zeros(shape, dtype=torch.int64, device=device),
-        gamma=gamma,
-    )
+    num_reqs, gamma, device = len(chosen), len(levels), chosen.device
+    tree = DraftTree.empty(num_reqs, gamma, num_candidates, device)
     # By slot of the depth before: the row of the beam there, -1 if it does not go.
     rows = torch.zeros(num_reqs, 1, dtype=torch.int64, device=device)
     for depth, (level, on_chain) in enumerate(zip(levels, _chain_slots(levels, chosen))):

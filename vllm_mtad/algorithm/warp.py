@@ -102,13 +102,13 @@ class WarpedRows:
     def rows(self, index: torch.Tensor | slice) -> WarpedRows:
         return WarpedRows(self.log_probs[index], None if self.token_ids is None else self.token_ids[index])
 
-    def log_prob_of(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`[rows]` log-probability of one token per row; -inf for an id below 0 or without mass."""
+    def log_prob_of(self, tokens: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """`[n]` log-probability of one token in each of `rows` (all of them); -inf for an id below 0 or without mass."""
         if self.token_ids is None:
-            picked = self.log_probs.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
-            return picked.masked_fill(tokens < 0, -torch.inf)
-        found = self.token_ids == tokens[:, None]
-        return self.log_probs.masked_fill(~found, -torch.inf).amax(1)
+            at = torch.arange(len(tokens), device=tokens.device) if isinstance(rows, slice) else rows
+            return self.log_probs[at, tokens.clamp(min=0)].masked_fill(tokens < 0, -torch.inf)
+        found = self.token_ids[rows] == tokens[:, None]
+        return self.log_probs[rows].masked_fill(~found, -torch.inf).amax(1)
 
     def token_at(self, columns: torch.Tensor) -> torch.Tensor:
         """`[rows]` token ids of one column per row."""

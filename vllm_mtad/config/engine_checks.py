@@ -36,10 +36,11 @@ def check_engine(config: VllmConfig) -> None:
             " 'mtad': its KV cache and the draft's would be of several kinds."
         )
     _refuse(_common_refusals(config))
+    _check_candidates(config)
     if config.use_v2_model_runner:
         _check_v2_sizes(config)
         _check_v2_tile(config)
-        _check_candidates(config)
+        _check_graphs_of_candidates(config)
         _refuse(_v2_refusals(config))
     else:
         _check_v1_rows(config)
@@ -80,15 +81,12 @@ def _v1_refusals(config: VllmConfig) -> Refusals:
 
     speculative: Any = config.speculative_config
     model, schedule = config.model_config, speculative.num_speculative_tokens_per_batch_size
+    options = speculative.options
+    of_candidates = (options.num_speculative_tokens, options.num_nodes)
     return [
-        (
-            speculative.num_candidates > 1,
-            f"speculative_config.num_candidates={speculative.num_candidates} on Model Runner V1",
-            "1, or Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1)",
-        ),
         (not current_platform.is_cpu(), "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0) on a GPU", "Model Runner V2"),
         (
-            schedule is not None,
+            any(length not in of_candidates for _, _, length in schedule or ()),
             f"speculative_config.num_speculative_tokens_per_batch_size={schedule} on Model Runner V1",
             "a schedule of draft lengths on V2 only",
         ),
@@ -165,8 +163,6 @@ def _check_v2_tile(config: VllmConfig) -> None:
 
 
 def _check_candidates(config: VllmConfig) -> None:
-    from vllm.config.compilation import CUDAGraphMode
-
     options = config.speculative_config.options  # type: ignore[union-attr]
     if options.num_candidates == 1:
         return
@@ -178,6 +174,14 @@ def _check_candidates(config: VllmConfig) -> None:
                 f"speculative_config.num_candidates={options.num_candidates} does not fit: {options.num_candidates}"
                 f" candidates of {options.num_speculative_tokens} tokens are {rows} rows, and {name} is {most}."
             )
+
+
+def _check_graphs_of_candidates(config: VllmConfig) -> None:
+    from vllm.config.compilation import CUDAGraphMode
+
+    options = config.speculative_config.options  # type: ignore[union-attr]
+    if options.num_candidates == 1:
+        return
     if config.compilation_config.cudagraph_mode == CUDAGraphMode.FULL:
         raise ValueError(
             f"cudagraph_mode='FULL' cannot be combined with speculative_config.num_candidates={options.num_candidates}:"

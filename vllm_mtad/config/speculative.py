@@ -47,8 +47,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
     """mtad: 'joint' (default) keeps the longest prefix whose joint ratio passes; 'per_token' tests each
     token by itself."""
     num_candidates: int | None = None
-    """mtad: drafts of a request that the target verifies in its one pass, as a tree: 1 (default) to beam_width. More
-    than 1 on Model Runner V2 only."""
+    """mtad: drafts of a request that the target verifies in its one pass, as a tree: 1 (default) to beam_width."""
     candidate_test: CandidateTest | None = None
     """mtad: what another candidate than the chosen one is held against: its 'own' draft probability (default), or the
     chosen one's, 'reference'."""

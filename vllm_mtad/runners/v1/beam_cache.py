@@ -25,9 +25,9 @@ class BeamCache:
     def __init__(self, plan: ScratchPlan, kv_caches: list[torch.Tensor], max_blocks: int, block_size: int) -> None:
         device, rows = kv_caches[0].device, plan.requests_in_flight * plan.beam_width
         num_blocks = kv_caches[0].shape[0]
-        self._kv = _as_one(kv_caches)
+        self._kv = as_one(kv_caches)
         self._block_size, self._tail = block_size, plan.blocks_per_beam
-        self._scratch = torch.arange(num_blocks - plan.num_blocks, num_blocks, device=device).view(rows, self._tail)
+        self._scratch = plan.scratch_of(num_blocks, rows, self._tail, device)
         self._tables = torch.zeros(rows, max_blocks + self._tail, dtype=torch.int32, device=device)
         self._columns = torch.arange(self._tail, device=device)
 
@@ -50,7 +50,7 @@ class BeamCache:
         partial = by_request[:, 0].gather(1, first_private.clamp(max=shared - 1)[:, None]).long()
         private = (first_private[:, None, None] + self._columns).expand(-1, width, -1)
         by_request.scatter_(2, private, self._scratch[:rows].view(num_reqs, width, -1).int())
-        self._copy(partial.expand(-1, width).reshape(-1), self._scratch[:rows, 0])
+        copy_blocks(self._kv, partial.expand(-1, width).reshape(-1), self._scratch[:rows, 0])
         self._table = table
         return table
 
@@ -64,14 +64,16 @@ class BeamCache:
         own = self._scratch[: self._rows]
         by_request = own.view(-1, self._width, self._tail)
         source = by_request.gather(1, parents[:, :, None].expand(-1, -1, self._tail))
-        self._copy(source.reshape(-1), own.reshape(-1))
-
-    def _copy(self, source: torch.Tensor, destination: torch.Tensor) -> None:
-        for kv in self._kv:  # gathered before it is written: source and destination may overlap
-            kv.index_copy_(1, destination, kv.index_select(1, source))
+        copy_blocks(self._kv, source.reshape(-1), own.reshape(-1))
 
 
-def _as_one(kv_caches: list[torch.Tensor]) -> list[torch.Tensor]:
+def copy_blocks(kv_caches: list[torch.Tensor], source: torch.Tensor, destination: torch.Tensor) -> None:
+    """Whole blocks, in caches as `as_one` gives them. Source and destination may overlap."""
+    for kv in kv_caches:  # gathered before it is written
+        kv.index_copy_(1, destination, kv.index_select(1, source))
+
+
+def as_one(kv_caches: list[torch.Tensor]) -> list[torch.Tensor]:
     """The layers as one `[layers, num_blocks, ...]` view where they lie evenly in one allocation.
 
     vLLM keeps all layers in one backing buffer, so a copy is then two launches instead of two a layer.

@@ -17,14 +17,17 @@ from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
+from vllm.v1.spec_decode.utils import PADDING_SLOT_ID
 
-from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
+from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft, chosen_slots
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
+from vllm_mtad.algorithm.tree import DraftTree, draft_tree
 from vllm_mtad.algorithm.warp import warp
 from vllm_mtad.runners.v1.beam_cache import BeamCache
 from vllm_mtad.runners.v1.handover import DraftHandover
 from vllm_mtad.runners.v1.request_table import RequestTable
 from vllm_mtad.runners.v1.scratch import ScratchPlan
+from vllm_mtad.runners.v1.tree_verification import TreeVerification
 
 
 class MTADProposer(DraftModelProposer):
@@ -63,8 +66,18 @@ class MTADProposer(DraftModelProposer):
             )
         self._plan = plan
         self._beam_cache: BeamCache | None = None
+        self._verification = self._verify_trees() if self.options.num_candidates > 1 else None
         self._row_starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
         self._row_starts_cpu = torch.arange(rows + 1, dtype=torch.int32)
+
+    def _verify_trees(self) -> TreeVerification:
+        (group,) = (g for g in self.runner.attn_groups[self.kv_cache_gid] if self._layers_of_target(g))
+        return TreeVerification(
+            self.runner, group, self._layers_of_target(group), self._plan, self.options.num_speculative_tokens
+        )
+
+    def _layers_of_target(self, group: Any) -> list[str]:
+        return [name for name in group.layer_names if name not in self._draft_attn_layer_names]
 
     def _cache(self, max_blocks: int) -> BeamCache:
         if self._beam_cache is None:  # the KV cache is bound after the attention backend is initialised
@@ -88,33 +101,97 @@ class MTADProposer(DraftModelProposer):
         mm_embed_inputs: Any = None,
         num_rejected_tokens_gpu: torch.Tensor | None = None,
         slot_mappings: Any = None,
-    ) -> torch.Tensor:
-        """`[num_reqs, gamma]` draft tokens; their log q waits in `take_last_draft_probs`."""
-        num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
-            target_token_ids=target_token_ids,
-            next_token_ids=next_token_ids,
-            target_positions=target_positions,
-            target_hidden_states=target_hidden_states,
-            token_indices_to_sample=token_indices_to_sample,
-            cad=common_attn_metadata,
-            num_rejected_tokens_gpu=num_rejected_tokens_gpu,
-        )
+    ) -> torch.Tensor | list[list[int]]:
+        """Each request's draft tokens; their log q waits in `take_last_draft_probs`.
+
+        Args:
+            num_speculative_tokens: more than those of one candidate asks for trees.
+
+        Returns:
+            `[num_reqs, gamma]`, or of each request the tokens of its tree's nodes.
+        """
+        kept_rows = None
+        if self._verification is not None:
+            starts = common_attn_metadata.query_start_loc_cpu.tolist()
+            rejected = [0] * (len(starts) - 1) if num_rejected_tokens_gpu is None else num_rejected_tokens_gpu.tolist()
+            kept_rows = self._verification.kept_rows(starts, rejected)
+        if kept_rows is None:
+            num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
+                target_token_ids=target_token_ids,
+                next_token_ids=next_token_ids,
+                target_positions=target_positions,
+                target_hidden_states=target_hidden_states,
+                token_indices_to_sample=token_indices_to_sample,
+                cad=common_attn_metadata,
+                num_rejected_tokens_gpu=num_rejected_tokens_gpu,
+            )
+        else:
+            num_tokens, last_tokens, metadata = self._set_inputs_of(
+                kept_rows, target_token_ids, target_positions, next_token_ids, common_attn_metadata
+            )
         last_tokens = last_tokens.long()
         # The first pass runs in every step: accepted tokens have draft KV in scratch only, until it rewrites them.
         lengths = self.positions[last_tokens] + 1
         hidden = self._forward(num_tokens, metadata, draft_index=0)[last_tokens]
         self.requests.refresh()
 
-        num_reqs, gamma = len(lengths), num_speculative_tokens
-        tokens = torch.zeros(num_reqs, gamma, dtype=torch.int64, device=self.device)
-        log_q = torch.full((num_reqs, gamma), torch.inf, device=self.device)
-        for group in self._groups(num_reqs):
-            tokens[group], log_q[group] = self._draft(group, hidden, lengths, gamma, metadata)
+        gamma = self.options.num_speculative_tokens
+        as_trees = num_speculative_tokens > gamma
+        drafts = DraftTree.empty(len(lengths), gamma, self.options.num_candidates if as_trees else 1, self.device)
+        for group in self._groups(len(lengths)):
+            drafts.put(group, self._draft(group, hidden, lengths, drafts, metadata))
         # Past the draft model's window a request has no q, which costs the others nothing.
-        past_window = lengths[:, None] + torch.arange(gamma, device=self.device) > self._draft_limit
-        log_q.masked_fill_(past_window, torch.inf)
-        self._last_draft_probs = log_q
-        return tokens
+        depths = torch.tensor(drafts.depths, device=self.device)
+        drafts.log_q.masked_fill_(lengths[:, None] + depths - 1 > self._draft_limit, torch.inf)
+        self._last_draft_probs = drafts.log_q
+        if as_trees:
+            drafts.tokens[:, gamma:].masked_fill_(self.requests.chain_only[:, None], -1)
+        if self._verification is not None:
+            self._verification.expect(self.runner.input_batch.req_ids.copy(), drafts if as_trees else None)
+        if not as_trees:
+            return drafts.tokens.clamp(min=0)
+        return [[token for token in tokens if token >= 0] for tokens in drafts.tokens.tolist()]
+
+    def _set_inputs_of(
+        self,
+        kept_rows: list[list[int]],
+        target_token_ids: torch.Tensor,
+        target_positions: torch.Tensor,
+        next_token_ids: torch.Tensor,
+        metadata: CommonAttentionMetadata,
+    ) -> tuple[int, torch.Tensor, CommonAttentionMetadata]:
+        """`set_inputs_first_pass` after a step with trees: the draft model sees the rows whose tokens are committed, and
+        each request's newest token."""
+        counts = torch.tensor([len(rows) + 1 for rows in kept_rows])
+        starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+        num_tokens, last = int(starts[-1]), starts[1:] - 1
+        source = torch.tensor([row for rows in kept_rows for row in (*rows, rows[-1])])
+        self.input_ids[:num_tokens] = target_token_ids[source]
+        self.input_ids[last] = next_token_ids
+        positions = target_positions[source]
+        positions[last] += 1
+        self.positions[:num_tokens] = positions
+        requests = torch.arange(len(counts)).repeat_interleave(counts)
+        inside = positions.clamp(max=self.max_model_len - 1)
+        blocks = metadata.block_table_tensor[requests, inside // self.block_size].long()
+        slots = blocks * self.block_size + inside % self.block_size
+        seq_lens = positions[last] + 1
+        return (
+            num_tokens,
+            last,
+            metadata.replace(
+                query_start_loc=starts,
+                query_start_loc_cpu=starts,
+                seq_lens=seq_lens.int(),
+                seq_lens_cpu_upper_bound=None,
+                num_actual_tokens=num_tokens,
+                max_query_len=int(counts.max()),
+                max_seq_len=int(seq_lens.max()),
+                slot_mapping=slots.masked_fill_(positions >= self.max_model_len, PADDING_SLOT_ID),
+                _num_computed_tokens_cache=None,
+                _token_to_req_indices_cache=None,
+            ),
+        )
 
     def _groups(self, num_reqs: int) -> Iterator[slice | torch.Tensor]:
         """The requests to draft for, as many at a time as there is scratch; partial prefills are left out."""
@@ -131,15 +208,18 @@ class MTADProposer(DraftModelProposer):
         group: slice | torch.Tensor,
         hidden: torch.Tensor,
         lengths: torch.Tensor,
-        gamma: int,
+        drafts: DraftTree,
         metadata: CommonAttentionMetadata,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens, log q) `[group, gamma]`: grow beams from each request's last committed token."""
+    ) -> DraftTree:
+        """A draft of the shape of `drafts` for each of the group: grow beams from its last committed token."""
         table, lengths = self.requests, lengths[group]
-        parameters, deterministic = table.warp.rows(group), table.deterministic
+        gamma, num_candidates = drafts.gamma, drafts.num_candidates
+        warp_of_all = table.warp if num_candidates == 1 else table.tree_warp
+        parameters, deterministic = warp_of_all.rows(group), table.deterministic
         deterministic = None if deterministic is None else deterministic[group]
-        # Lossless rows are one-hot: if there are no others, one beam is all there is.
-        width = 1 if table.warp.all_greedy else self.options.beam_width
+        keeps_argmax = table.cold[group] if warp_of_all is not table.warp else None
+        # Lossless chains are one-hot: if there are no others, one beam is all there is.
+        width = 1 if warp_of_all.all_greedy else self.options.beam_width
         num_reqs, logits = len(lengths), self.model.compute_logits(hidden[group])
         vocab_size = logits.shape[1]
         roots = root_keys(table.seeds[group], lengths - 1) if table.draws_any else None
@@ -147,7 +227,8 @@ class MTADProposer(DraftModelProposer):
         def noise(depth: int) -> DrawNoise | None:
             return None if roots is None else DrawNoise(draft_keys(roots, depth), vocab_size, deterministic)
 
-        beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0))
+        beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0), keeps_argmax)
+        levels = [beams]
         if gamma > 1:
             requests_of_rows = torch.arange(num_reqs, device=self.device).repeat_interleave(width)
             row_parameters, row_lengths = parameters.rows(requests_of_rows), lengths[requests_of_rows]
@@ -158,8 +239,11 @@ class MTADProposer(DraftModelProposer):
                 cache.follow(beams.parents)
             hidden_rows = self._beam_pass(beams, row_lengths + depth, block_table, cache, metadata, depth)
             logits = self.model.compute_logits(hidden_rows)
-            beams = beam_step(beams, warp(logits, row_parameters), width, noise(depth))
-        return choose_draft(beams)
+            beams = beam_step(beams, warp(logits, row_parameters), width, noise(depth), keeps_argmax)
+            levels.append(beams)
+        if num_candidates == 1:
+            return DraftTree.chain(*choose_draft(beams))
+        return draft_tree(levels, num_candidates, chosen_slots(beams, keeps_argmax))
 
     def _beam_pass(
         self,
@@ -238,4 +322,5 @@ class MTADProposer(DraftModelProposer):
             warp=table.warp,
             extra_token_as_argmax=table.cold if joint_greedy else None,
             discarded=self.runner.discard_request_mask.np[: batch.num_reqs],
+            verification=self._verification,
         )

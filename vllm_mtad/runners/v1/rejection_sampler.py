@@ -18,7 +18,8 @@ from vllm.v1.sample.rejection_sampler import PLACEHOLDER_TOKEN_ID, RejectionSamp
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
-from vllm_mtad.algorithm.acceptance import accepted_length, draw_token
+from vllm_mtad.algorithm.acceptance import accepted_length, accepted_node, draw_token
+from vllm_mtad.algorithm.tree import DraftTree
 from vllm_mtad.algorithm.warp import WarpedRows, warp
 from vllm_mtad.runners.v1.handover import DraftHandover
 
@@ -76,20 +77,19 @@ class MTADRejectionSampler(RejectionSampler):
             kept_for_logprobs = processed.clone() if self.is_processed_logprobs_mode else logits
         target = warp(processed, draft_probs.warp.rows(layout.request))
 
-        drafts, log_p = self._pad_by_request(metadata, layout, target)
-        accepted = accepted_length(
-            log_p,
-            draft_probs.log_q[:, : log_p.shape[1]],
-            layout.num_drafts,
-            self.options.log_threshold,
-            self.options.acceptance,
-        )
-        extra_rows = layout.first + accepted
+        verification = draft_probs.verification
+        if verification is None or verification.trees is None:
+            drafts, accepted = self._accept_chains(metadata, layout, target, draft_probs.log_q)
+            extra_rows = layout.first + accepted
+        else:
+            drafts, accepted, kept = self._accept_trees(layout, target, verification.trees)
+            extra_rows = layout.first + kept
+            verification.keep(kept.tolist())
         extra = self._draw_extra(target.rows(extra_rows), draft_probs, sampling_metadata, logits.shape[1])
         if take_argmax is not None and best is not None:
             extra = torch.where(take_argmax, best[extra_rows], extra)
 
-        columns = torch.arange(log_p.shape[1] + 1, device=logits.device)
+        columns = torch.arange(drafts.shape[1] + 1, device=logits.device)
         padded = torch.nn.functional.pad(drafts, (0, 1))
         output = torch.where(columns < accepted[:, None], padded, PLACEHOLDER_TOKEN_ID)
         output = output.scatter_(1, accepted[:, None], extra[:, None]).int()
@@ -123,17 +123,49 @@ class MTADRejectionSampler(RejectionSampler):
             processed = processor.apply_with_spec_decode(processed, rows_of_requests)
         return processed
 
-    @staticmethod
-    def _pad_by_request(
-        metadata: SpecDecodeMetadata, layout: _Layout, target: WarpedRows
+    def _accept_chains(
+        self, metadata: SpecDecodeMetadata, layout: _Layout, target: WarpedRows, log_q: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(draft tokens, log p) `[num_reqs, max_spec_len]`; columns past a request's drafts are not meant."""
+        """(draft tokens `[num_reqs, max_spec_len]`, how many of them are kept `[num_reqs]`)."""
         tokens = torch.full_like(layout.request, PLACEHOLDER_TOKEN_ID)
         tokens[metadata.target_logits_indices] = metadata.draft_token_ids.long()
         log_p = target.log_prob_of(tokens)
         columns = torch.arange(metadata.max_spec_len, device=tokens.device)
         rows = (layout.first[:, None] + columns).clamp_(max=len(tokens) - 1)
-        return tokens[rows], log_p[rows]
+        log_p = log_p[rows]
+        accepted = accepted_length(
+            log_p,
+            log_q[:, : log_p.shape[1]],
+            layout.num_drafts,
+            self.options.log_threshold,
+            self.options.acceptance,
+        )
+        return tokens[rows], accepted
+
+    def _accept_trees(
+        self, layout: _Layout, target: WarpedRows, trees: DraftTree
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(tokens of the kept path `[num_reqs, gamma]`, their number, the kept node's row in its request)."""
+        num_reqs, num_nodes = trees.tokens.shape
+        rows = trees.sent_rows()
+        was_scored = (rows[:, 1:] > 0) & (rows[:, 1:] <= layout.num_drafts[:, None])
+        # A node's p stands in the row of its parent.
+        parents = torch.where(was_scored, layout.first[:, None] + rows.gather(1, trees.parents), 0)
+        tokens = trees.tokens.masked_fill(~was_scored, PLACEHOLDER_TOKEN_ID)
+        log_p = target.log_prob_of(tokens.flatten(), parents.flatten()).view(num_reqs, num_nodes)
+        options, paths = self.options, trees.paths()
+        node = accepted_node(
+            trees,
+            log_p,
+            torch.full_like(layout.first, num_nodes),
+            options.log_threshold,
+            options.acceptance,
+            options.candidate_test,
+            paths,
+        )[:, None]
+        path = paths.gather(1, node[:, :, None].expand(-1, -1, trees.gamma))[:, 0]
+        path_tokens = torch.nn.functional.pad(trees.tokens, (1, 0)).gather(1, path)
+        return path_tokens, (path > 0).sum(1), rows.gather(1, node)[:, 0]
 
     @staticmethod
     def _draw_extra(

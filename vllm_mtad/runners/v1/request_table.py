@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from vllm_mtad.algorithm.warp import GREEDY_TEMPERATURE, WarpParameters
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
     from vllm.v1.sample.metadata import SamplingMetadata
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -19,18 +21,22 @@ if TYPE_CHECKING:
 class RequestTable:
     """Attributes, all in batch order:
 
-    warp: `WarpParameters` of the requests, used for p and for q.
+    warp: `WarpParameters` of the requests, used for p and, where drafts are chains, for q.
+    tree_warp: those of q where drafts are trees: at temperature 0 they are searched at T = 1, unwarped.
     seeds: int64 `[num_reqs]`; of an unseeded request, fresh at every change of the batch.
     cold: bool `[num_reqs]`, requests at temperature 0.
     deterministic: bool `[num_reqs]`, requests whose draft is searched and not drawn; None if there is none.
     draws_any: whether any request's draft is drawn.
+    chain_only: bool `[num_reqs]`, requests whose target rows are processed as if they were a text.
     """
 
     warp: WarpParameters
+    tree_warp: WarpParameters
     seeds: torch.Tensor
     cold: torch.Tensor
     deterministic: torch.Tensor | None
     draws_any: bool
+    chain_only: torch.Tensor
 
     def __init__(self, runner: GPUModelRunner, options: MTADOptions) -> None:
         self._runner, self._options = runner, options
@@ -48,23 +54,44 @@ class RequestTable:
         device, num_reqs = self._runner.device, len(params)
         temperature = batch.temperature_cpu_tensor[:num_reqs].clone()
         joint_greedy = self._options.greedy == "joint"
-        self.warp = WarpParameters.build(
+        build = partial(
+            WarpParameters.build,
             temperature,
             self._runner.model_config.get_vocab_size(),
             top_k=batch.top_k_cpu_tensor[:num_reqs],
             top_p=batch.top_p_cpu_tensor[:num_reqs].clone(),
             min_p=torch.tensor([p.min_p for p in params]),
-            greedy_as_joint=joint_greedy,
-        ).to(device)
+        )
+        self.warp = build(greedy_as_joint=joint_greedy).to(device)
+        self.tree_warp = self.warp
+        if self._options.num_candidates > 1 and not joint_greedy:
+            self.tree_warp = build(greedy_as_joint=True).to(device)
         fresh = self._rng.integers(2**63, size=num_reqs, dtype=np.int64)
         seeds = [own if p.seed is None else _as_int64(p.seed) for p, own in zip(params, fresh.tolist())]
         self.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
 
         cold = temperature < GREEDY_TEMPERATURE
-        searched = torch.ones_like(cold) if self._options.draft_sampling == "beam_search" else cold & joint_greedy
+        # Of one-hot rows every draw is the same; trees are searched from others.
+        searches_cold = joint_greedy or self._options.num_candidates > 1
+        searched = torch.ones_like(cold) if self._options.draft_sampling == "beam_search" else cold & searches_cold
         self.cold = cold.to(device)
         self.draws_any = not bool(searched.all()) and not self.warp.all_greedy
         self.deterministic = searched.to(device) if searched.any() and self.draws_any else None
+        self.chain_only = torch.tensor([_is_chain_only(p) for p in params]).to(device)
+
+
+def _is_chain_only(params: SamplingParams) -> bool:
+    """Whether something is applied to the target's rows one after another, as if each row's text were all before it."""
+    return bool(
+        params.repetition_penalty != 1
+        or params.presence_penalty
+        or params.frequency_penalty
+        or params.bad_words
+        or params.min_tokens
+        or params.logprobs is not None
+        or params.structured_outputs is not None
+        or params.thinking_token_budget is not None
+    )
 
 
 def _as_int64(seed: int) -> int:

@@ -1,8 +1,10 @@
-"""How many KV blocks the beams need, and how many requests are drafted at a time.
+"""How many KV blocks the beams and the candidates need, and how many requests are drafted at a time.
 
 A beam is a row of the draft model's batch: it reads the request's own blocks up to the last full one and
 writes to private blocks after that. Those come from the tail of the pool; the scheduler never sees them.
-Every block of vLLM's pool holds all layers, so a scratch block costs the target's KV as well.
+Every block of vLLM's pool holds all layers, so a scratch block costs the target's KV as well. Several candidates
+(`tree_verification`) need blocks of the same kind, for the target; they are not in use while beams are, so both take
+the same.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from vllm.utils.math_utils import cdiv
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ class ScratchPlan:
     blocks_per_beam: int
     blocks_needed_by_one_request: int
     """Blocks of a request of max_model_len."""
+    branches: int = 0
+    """Paths of the target's trees beside the chosen drafts, in one step at most."""
+    blocks_per_branch: int = 0
 
     @classmethod
     def of(cls, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> ScratchPlan:
@@ -38,16 +44,27 @@ class ScratchPlan:
         # After up to block_size - 1 tokens of the request's partial block, KV of gamma - 1 tokens: the last
         # drafted token needs none. With gamma = 1 there is no beam row at all.
         tail = options.num_speculative_tokens - 1
+        # Every node beside the chosen draft may be a leaf; a branch holds the newest token and gamma more.
+        trees = min(scheduler.max_num_seqs, options.max_candidate_rows // (options.num_nodes + 1))
+        others = options.num_nodes - options.num_speculative_tokens
         return cls(
             requests_in_flight=min(scheduler.max_num_seqs, max(1, rows // options.beam_width)),
             beam_width=options.beam_width,
             blocks_per_beam=cdiv(block_size - 1 + tail, block_size) if tail else 0,
             blocks_needed_by_one_request=cdiv(vllm_config.model_config.max_model_len, block_size) + 1,
+            branches=trees * others,
+            blocks_per_branch=cdiv(block_size + options.num_speculative_tokens, block_size) if others else 0,
         )
 
     @property
     def num_blocks(self) -> int:
-        return self.requests_in_flight * self.beam_width * self.blocks_per_beam
+        beams = self.requests_in_flight * self.beam_width * self.blocks_per_beam
+        return max(beams, self.branches * self.blocks_per_branch)
+
+    def scratch_of(self, num_blocks: int, rows: int, blocks_per_row: int, device: torch.device) -> torch.Tensor:
+        """Int64 `[rows, blocks_per_row]` block ids, of a pool of `num_blocks`."""
+        first = num_blocks - self.num_blocks
+        return torch.arange(first, first + rows * blocks_per_row, device=device).view(rows, blocks_per_row)
 
     def blocks_left(self, num_blocks: int) -> int:
         """Blocks for requests; raises ValueError if not even one request of max_model_len fits."""

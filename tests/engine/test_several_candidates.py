@@ -4,12 +4,14 @@ import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
-from tests.engine.engines import counters, engine, generate, generate_tokens
+from tests.engine.engines import ON_V2, counters, engine, generate, generate_tokens
 from tests.engine.test_joint_greedy import assert_equal_but_for_near_ties
 from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 
 GAMMA, NUM_TOKENS = 3, 12
+BLOCKS_OF_SCRATCH = 0 if ON_V2 else 4 * 6 * 2
+"""Of V1: four requests of six nodes beside the chosen draft, each on a branch of two blocks at most."""
 GRAMMAR = StructuredOutputsParams(regex="(t1[0-9])+")
 
 
@@ -35,7 +37,8 @@ def test_joint_greedy_equals_the_reference(models, small_pair, monkeypatch, num_
     mtad = {"greedy": "joint", "num_candidates": num_candidates, "candidate_test": candidate_test}
     params = [greedy()] * len(prompts)
     params[2] = greedy(structured_outputs=GRAMMAR)
-    with engine(*small_pair, mtad | {"num_speculative_tokens": GAMMA}, max_num_batched_tokens=60) as llm:
+    options = {"max_num_batched_tokens": 60, "max_num_seqs": 4}
+    with engine(*small_pair, mtad | {"num_speculative_tokens": GAMMA}, **options) as llm:
         found = generate_tokens(llm, prompts, params)
     del found[2], expected[2]
     assert_equal_but_for_near_ties(found, expected)
@@ -57,21 +60,23 @@ SMALL = {
     "max_num_batched_tokens": 36,
     "enable_prefix_caching": True,
     "max_model_len": 96,
-    "num_gpu_blocks_override": 6,
+    "max_num_seqs": 4,
 }
+BLOCKS = 6
 """Prompts come in chunks, beside requests that decode; four requests' rows do not fit into a step; one request ends at
 the models' length; and requests are preempted, for the first four need 8 blocks."""
 
 
 @pytest.fixture(scope="module")
 def alone(small_pair):
-    with engine(small_pair[0], **SMALL) as llm:
+    with engine(small_pair[0], num_gpu_blocks_override=BLOCKS, **SMALL) as llm:
         return generate(llm, PROMPTS, PARAMS)
 
 
 @pytest.fixture(scope="module")
 def llm(small_pair):
-    with engine(*small_pair, {"num_candidates": 3}, **SMALL) as llm:
+    mtad = {"num_candidates": 3, "num_speculative_tokens": GAMMA}
+    with engine(*small_pair, mtad, num_gpu_blocks_override=BLOCKS + BLOCKS_OF_SCRATCH, **SMALL) as llm:
         yield llm
 
 
