@@ -54,7 +54,6 @@ def accepted_node(
     log_threshold: float,
     mode: AcceptanceMode = "joint",
     candidate_test: CandidateTest = "own",
-    paths: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`[num_reqs]` int64: the row of the node whose path is kept, 0 for none.
 
@@ -69,33 +68,50 @@ def accepted_node(
         log_p: `[num_reqs, nodes]`, each node's own log p given its ancestors.
         num_nodes: `[num_reqs]`, how many of the nodes the target has scored.
         log_threshold: log tau.
-        paths: the tree's, if they are known.
     """
-    depths = torch.tensor(tree.depths, device=log_p.device)
-    log_q = tree.log_q if candidate_test == "own" else tree.log_q[:, depths - 1]
-    usable = (tree.tokens >= 0) & tree.log_q.isfinite() & log_q.isfinite() & log_p.isfinite()
-    usable &= torch.arange(len(depths), device=log_p.device) < num_nodes[:, None]
-    own_p = torch.where(usable, log_p.double(), 0.0)
-    ratio = own_p - torch.where(usable, log_q.double(), 0.0)
-    paths = tree.paths()[:, 1:] if paths is None else paths[:, 1:]
-    passes = _along(paths, usable, True).all(2)
-    ratios = _along(paths, ratio, math.inf if mode == "per_token" else 0.0)
-    if mode == "per_token":
-        passes &= (ratios > log_threshold).all(2)
-    else:
-        passes &= ratios.cumsum(2)[:, :, -1] > log_threshold
-    joint_p = _along(paths, own_p, 0.0).cumsum(2)[:, :, -1]
-    reached = passes * depths
-    deepest = reached.amax(1, keepdim=True)
-    is_among = passes & (reached == deepest)
-    best = joint_p.masked_fill(~is_among, -torch.inf).argmax(1)  # of equal ones the first
-    return torch.where(deepest[:, 0] > 0, best + 1, 0)
+    best = [
+        _best_node(tree.depths, *of_request, log_threshold, mode, candidate_test)
+        for of_request in zip(
+            tree.tokens.tolist(),
+            tree.log_q.tolist(),
+            tree.parents.tolist(),
+            log_p.tolist(),
+            num_nodes.tolist(),
+            strict=True,
+        )
+    ]
+    return torch.tensor(best)
 
 
-def _along(paths: torch.Tensor, values: torch.Tensor, past_the_end: float) -> torch.Tensor:
-    """`[num_reqs, nodes, gamma]`: `values` `[num_reqs, nodes]` of the rows of each path."""
-    by_row = torch.nn.functional.pad(values, (1, 0), value=past_the_end)
-    return by_row[:, None].expand(-1, paths.shape[1], -1).gather(2, paths)
+def _best_node(
+    depths: list[int],
+    tokens: list[int],
+    log_q: list[float],
+    parents: list[int],
+    log_p: list[float],
+    num_nodes: int,
+    log_threshold: float,
+    mode: AcceptanceMode,
+    candidate_test: CandidateTest,
+) -> int:
+    """`accepted_node` of one request."""
+    best, best_depth = 0, 0
+    # By row, the text's own first: (joint log p, joint log ratio) of those that may be kept or extended.
+    joint: dict[int, tuple[float, float]] = {0: (0.0, 0.0)}
+    for node in range(num_nodes):
+        row, depth = node + 1, depths[node]
+        against = log_q[node] if candidate_test == "own" else log_q[depth - 1]
+        is_usable = tokens[node] >= 0 and all(map(math.isfinite, (log_p[node], log_q[node], against)))
+        if not is_usable or parents[node] not in joint:
+            continue
+        joint_p, log_ratio = joint[parents[node]]
+        ratio = log_p[node] - against
+        passes = (ratio if mode == "per_token" else log_ratio + ratio) > log_threshold
+        if passes or mode == "joint":
+            joint[row] = joint_p + log_p[node], log_ratio + ratio
+        if passes and (depth > best_depth or (depth == best_depth and joint[row][0] > joint[best][0])):
+            best, best_depth = row, depth
+    return best
 
 
 def draw_token(target: WarpedRows, exponential: torch.Tensor) -> torch.Tensor:

@@ -32,8 +32,12 @@ def root_keys(seeds: torch.Tensor, root_positions: torch.Tensor) -> torch.Tensor
     return _mix(_mix(seeds + _GOLDEN) + root_positions)
 
 
-def draft_keys(roots: torch.Tensor, depth: int) -> torch.Tensor:
-    """`[num_reqs]` int64 keys of one beam step: the part of the noise that all candidates of a request share."""
+def draft_keys(roots: torch.Tensor, depth: int | torch.Tensor) -> torch.Tensor:
+    """Int64 keys of a beam step: the part of the noise that all candidates of a request share.
+
+    Args:
+        roots: `[num_reqs]` with one depth, or `[num_reqs, 1]` with `[n]` depths for `[num_reqs, n]` keys.
+    """
     return _mix(roots + depth)
 
 

@@ -4,12 +4,17 @@ A node is a beam of some depth; the beam that it extends is its parent. Nodes st
 depth follows from its place: first the chosen draft's, from the first token to the last; then the others, depth by
 depth, the likeliest first. A parent stands before its children, so a cut leaves a tree, and takes the others first.
 With one candidate a depth, this is the chosen draft.
+
+Trees are small and made of decisions, so they are built on the host; where a device must not wait for it,
+`runners.v2.kernels.draft_choice` does the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -72,20 +77,6 @@ class DraftTree:
             row = int(self.parents[request, row - 1])
         return rows
 
-    def paths(self) -> torch.Tensor:
-        """`[num_reqs, nodes + 1, gamma]`: at depth d of each row's path the row that stands there, 0 past its end."""
-        num_reqs, nodes = self.tokens.shape
-        others = nodes // self.gamma - 1
-        paths = self.parents.new_zeros(num_reqs, nodes + 1, self.gamma)
-        for depth in range(self.gamma):  # parents first
-            first = self.gamma + depth * others
-            of_depth = torch.tensor([depth, *range(first, first + others)], device=paths.device)
-            parents = self.parents[:, of_depth, None].expand(-1, -1, self.gamma)
-            extended = paths.gather(1, parents)
-            extended[:, :, depth] = of_depth + 1
-            paths[:, of_depth + 1] = extended
-        return paths
-
     def sent_rows(self) -> torch.Tensor:
         """`[num_reqs, nodes + 1]`: each row's place among those that are there, where the others are left out; 0 for
         one that is not there.
@@ -114,32 +105,46 @@ def draft_tree(levels: Sequence[Beams], num_candidates: int, chosen: torch.Tenso
         levels: the beams after each of the gamma steps.
         chosen: int64 `[num_reqs]`, the chosen draft's slot in the last of them.
     """
-    num_reqs, gamma, device = len(chosen), len(levels), chosen.device
-    tree = DraftTree.empty(num_reqs, gamma, num_candidates, device)
-    # By slot of the depth before: the row of the beam there, -1 if it does not go.
-    rows = torch.zeros(num_reqs, 1, dtype=torch.int64, device=device)
-    for depth, (level, on_chain) in enumerate(zip(levels, _chain_slots(levels, chosen))):
-        parents = rows.gather(1, level.parents)
-        may_go = (level.scores > -torch.inf) & (parents >= 0)
-        rank = level.scores.masked_fill(~may_go, -torch.inf).scatter(1, on_chain[:, None], -torch.inf)
-        best = rank.sort(dim=1, descending=True, stable=True)
-        # The chosen one last: it may stand among the others too, where too few of them live.
-        slots = torch.cat([best.indices[:, : num_candidates - 1], on_chain[:, None]], 1)
-        goes = torch.cat([best.values[:, : num_candidates - 1] > -torch.inf, may_go.gather(1, on_chain[:, None])], 1)
-        first = gamma + depth * (num_candidates - 1)
-        nodes = torch.tensor([*range(first, first + num_candidates - 1), depth], device=device)
-        tree.tokens[:, nodes] = level.tokens[:, :, -1].gather(1, slots).masked_fill(~goes, -1)
-        tree.log_q[:, nodes] = level.log_q[:, :, -1].gather(1, slots).masked_fill(~goes, -torch.inf)
-        tree.parents[:, nodes] = parents.gather(1, slots).masked_fill(~goes, 0)
-        rows_of_nodes = torch.where(goes, nodes + 1, -1)
-        rows = torch.full_like(level.parents, -1).scatter_(1, slots[:, :-1], rows_of_nodes[:, :-1])
-        rows.scatter_(1, slots[:, -1:], rows_of_nodes[:, -1:])
-    return tree
+    num_reqs, gamma = len(chosen), len(levels)
+    tree = DraftTree.empty(num_reqs, gamma, num_candidates, torch.device("cpu"))
+    tokens, log_q, parents = tree.tokens.tolist(), tree.log_q.tolist(), tree.parents.tolist()
+    steps = [_Step.of(level) for level in levels]
+    for request, slot in enumerate(chosen.tolist()):
+        chain = _chain_slots(steps, request, slot)
+        rows = {0: 0}  # of the slots of the depth before that go
+        for depth, (step, on_chain) in enumerate(zip(steps, chain)):
+            scores, extended = step.scores[request], step.parents[request]
+            may_go = [s for s, score in enumerate(scores) if score > -math.inf and extended[s] in rows]
+            others = sorted((s for s in may_go if s != on_chain), key=lambda s: -scores[s])[: num_candidates - 1]
+            first = gamma + depth * (num_candidates - 1)
+            places = dict(zip(others, range(first, first + len(others))))
+            if on_chain in may_go:
+                places[on_chain] = depth
+            for s, node in places.items():
+                tokens[request][node] = step.tokens[request][s]
+                log_q[request][node] = step.log_q[request][s]
+                parents[request][node] = rows[extended[s]]
+            rows = {s: node + 1 for s, node in places.items()}
+    return DraftTree(torch.tensor(tokens), torch.tensor(log_q), torch.tensor(parents), gamma)
 
 
-def _chain_slots(levels: Sequence[Beams], chosen: torch.Tensor) -> list[torch.Tensor]:
-    """The slot of the chosen draft's ancestor at each depth, `[num_reqs]` each."""
+class _Step(NamedTuple):
+    """`Beams` after a step, on the host; each by request and slot."""
+
+    scores: list[list[float]]
+    parents: list[list[int]]
+    tokens: list[list[int]]
+    log_q: list[list[float]]
+
+    @classmethod
+    def of(cls, level: Beams) -> _Step:
+        tokens, log_q = level.tokens[:, :, -1], level.log_q[:, :, -1]
+        return cls(level.scores.tolist(), level.parents.tolist(), tokens.tolist(), log_q.tolist())
+
+
+def _chain_slots(steps: list[_Step], request: int, chosen: int) -> list[int]:
+    """The slot of the chosen draft's ancestor at each depth."""
     slots = [chosen]
-    for level in reversed(levels[1:]):
-        slots.insert(0, level.parents.gather(1, slots[0][:, None])[:, 0])
+    for step in reversed(steps[1:]):
+        slots.insert(0, step.parents[request][slots[0]])
     return slots

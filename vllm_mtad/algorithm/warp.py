@@ -103,7 +103,7 @@ class WarpedRows:
         return WarpedRows(self.log_probs[index], None if self.token_ids is None else self.token_ids[index])
 
     def log_prob_of(self, tokens: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """`[n]` log-probability of one token in each of `rows` (all of them); -inf for an id below 0 or without mass."""
+        """`[n]` log-probability of a token in each of `rows`; -inf for an id below 0 or without mass."""
         if self.token_ids is None:
             at = torch.arange(len(tokens), device=tokens.device) if isinstance(rows, slice) else rows
             return self.log_probs[at, tokens.clamp(min=0)].masked_fill(tokens < 0, -torch.inf)

@@ -160,8 +160,8 @@ class MTADProposer(DraftModelProposer):
         next_token_ids: torch.Tensor,
         metadata: CommonAttentionMetadata,
     ) -> tuple[int, torch.Tensor, CommonAttentionMetadata]:
-        """`set_inputs_first_pass` after a step with trees: the draft model sees the rows whose tokens are committed, and
-        each request's newest token."""
+        """`set_inputs_first_pass` after a step with trees: of the rows whose tokens are committed, and each request's
+        newest token."""
         counts = torch.tensor([len(rows) + 1 for rows in kept_rows])
         starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
         num_tokens, last = int(starts[-1]), starts[1:] - 1
@@ -222,10 +222,13 @@ class MTADProposer(DraftModelProposer):
         width = 1 if warp_of_all.all_greedy else self.options.beam_width
         num_reqs, logits = len(lengths), self.model.compute_logits(hidden[group])
         vocab_size = logits.shape[1]
-        roots = root_keys(table.seeds[group], lengths - 1) if table.draws_any else None
+        keys = None
+        if table.draws_any:
+            roots = root_keys(table.seeds[group], lengths - 1)
+            keys = draft_keys(roots[:, None], torch.arange(gamma, device=self.device))
 
         def noise(depth: int) -> DrawNoise | None:
-            return None if roots is None else DrawNoise(draft_keys(roots, depth), vocab_size, deterministic)
+            return None if keys is None else DrawNoise(keys[:, depth], vocab_size, deterministic)
 
         beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0), keeps_argmax)
         levels = [beams]

@@ -153,7 +153,7 @@ class MTADRejectionSampler(RejectionSampler):
         parents = torch.where(was_scored, layout.first[:, None] + rows.gather(1, trees.parents), 0)
         tokens = trees.tokens.masked_fill(~was_scored, PLACEHOLDER_TOKEN_ID)
         log_p = target.log_prob_of(tokens.flatten(), parents.flatten()).view(num_reqs, num_nodes)
-        options, paths = self.options, trees.paths()
+        options = self.options
         node = accepted_node(
             trees,
             log_p,
@@ -161,11 +161,12 @@ class MTADRejectionSampler(RejectionSampler):
             options.log_threshold,
             options.acceptance,
             options.candidate_test,
-            paths,
-        )[:, None]
-        path = paths.gather(1, node[:, :, None].expand(-1, -1, trees.gamma))[:, 0]
-        path_tokens = torch.nn.functional.pad(trees.tokens, (1, 0)).gather(1, path)
-        return path_tokens, (path > 0).sum(1), rows.gather(1, node)[:, 0]
+        )
+        paths = [trees.path(request, row) for request, row in enumerate(node.tolist())]
+        path_tokens = torch.full((num_reqs, trees.gamma), PLACEHOLDER_TOKEN_ID)
+        for request, path in enumerate(paths):
+            path_tokens[request, : len(path)] = tokens[request, [row - 1 for row in path]]
+        return path_tokens, torch.tensor([len(path) for path in paths]), rows.gather(1, node[:, None])[:, 0]
 
     @staticmethod
     def _draw_extra(
