@@ -124,8 +124,9 @@ def _pick(
     """
     keys, in_order = joint, noise is None
     if noise is not None:
-        beam = torch.arange(width, device=joint.device).repeat_interleave(joint.shape[1] // width)
-        keys = joint - log_exponential(noise.keys, tokens + beam * noise.vocab_size)
+        first = torch.arange(0, width * noise.vocab_size, noise.vocab_size, device=joint.device)
+        counters = (tokens.unflatten(1, (width, -1)) + first[:, None]).flatten(1)
+        keys = joint - log_exponential(noise.keys, counters)
         if noise.deterministic is not None:
             keys, in_order = torch.where(noise.deterministic[:, None], joint, keys), True
     if sure is not None:

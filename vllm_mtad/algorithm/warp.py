@@ -22,9 +22,9 @@ _FIRST_NUCLEUS_WIDTH = 64
 class WarpParameters:
     """How each row is warped; a field that is None applies to no row. Make it with `build`.
 
-    `temperature` (1 where greedy), `top_p`, `min_p`: float32 `[rows]`. `top_k`: int64 `[rows]`. `greedy`: bool
-    `[rows]`. The rest are facts that the host knows, so that no step has to ask the device: `all_greedy`;
-    `truncates_all`, whether every row has a top-k or top-p; `max_top_k`, the largest top-k (0 if there is
+    `temperature` (1 where greedy), `top_p` (infinite where there is none), `min_p`: float32 `[rows]`. `top_k`: int64
+    `[rows]`. `greedy`: bool `[rows]`. The rest are facts that the host knows, so that no step has to ask the device:
+    `all_greedy`; `truncates_all`, whether every row has a top-k or top-p; `max_top_k`, the largest top-k (0 if there is
     none); `top_k_bounds_all`, whether every row that is truncated has a top-k.
     """
 
@@ -65,7 +65,7 @@ class WarpParameters:
         return cls(
             temperature=temperature.masked_fill(cold, 1.0),
             top_k=k if by_k.any() else None,
-            top_p=p if by_p.any() else None,
+            top_p=p.masked_fill(~by_p, torch.inf) if by_p.any() else None,
             min_p=m if (m > 0).any() else None,
             greedy=cold if cold.any() and not greedy_as_joint else None,
             all_greedy=bool(cold.all()) and not greedy_as_joint,
@@ -143,15 +143,15 @@ def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
 def _truncate(scaled: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
     """top-k, then top-p, on `[rows, vocab]` scaled logits."""
     values, ids = _sorted_head(scaled, parameters)
-    columns = torch.arange(values.shape[1], device=values.device)
     if parameters.top_k is not None:
+        columns = torch.arange(values.shape[1], device=values.device)
         values = values.masked_fill(columns >= parameters.top_k[:, None], -torch.inf)
     if parameters.top_p is not None:
         # The smallest head whose share of the remaining mass reaches top_p: a column stays while the mass before
         # it is below. A row without top_p keeps all: rounding must not let its mass reach 1 early.
         probs = (values - _log_mass(scaled, values, parameters)[:, None]).exp()
-        cut = (probs.cumsum(1) - probs >= parameters.top_p[:, None]) & (parameters.top_p < 1)[:, None]
-        values = values.masked_fill(cut & (columns > 0), -torch.inf)
+        cut = probs.cumsum(1) - probs >= parameters.top_p[:, None]  # before the first column there is no mass
+        values = values.masked_fill(cut, -torch.inf)
     if parameters.truncates_all:
         return WarpedRows(values.log_softmax(1), ids)
     dense = torch.full_like(scaled, -torch.inf).scatter_(1, ids, values)
