@@ -33,7 +33,7 @@ CANDIDATES = {"num_candidates": 4}
         (SCHEDULE, {}, "num_speculative_tokens_per_batch_size"),
         ({}, {"logprobs_mode": "processed_logits"}, "processed_logits"),
         ({}, {"max_model_len": -1}, "max_model_len='auto'"),
-        ({"num_candidates": 2}, {}, "num_candidates=2 on Model Runner V1"),
+        (CANDIDATES | SCHEDULE, {}, "num_speculative_tokens_per_batch_size"),
     ],
 )
 def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, fields, options, named):
@@ -81,6 +81,15 @@ def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, n
 )
 def test_what_v2_accepts(small_pair, with_triton, fields, options):
     create(small_pair[0], {"method": "mtad", "model": small_pair[1], **fields}, **options)
+
+
+def test_several_candidates_on_v1(small_pair, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    given = {"method": "mtad", "model": small_pair[1], **CANDIDATES}
+    assert create(small_pair[0], given).speculative_config.num_speculative_tokens == 16
+    assert "17 rows, and max_model_len is 16" in refusal(small_pair[0], given, max_model_len=16)
+    few = {"max_num_batched_tokens": 16, "max_num_seqs": 2}
+    assert "17 rows, and max_num_batched_tokens is 16" in refusal(small_pair[0], given, **few)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vllm_mtad.runners.v1.beam_cache import BeamCache, _as_one
+from vllm_mtad.runners.v1.beam_cache import BeamCache, as_one
 from vllm_mtad.runners.v1.scratch import ScratchPlan
 
 BLOCK, NUM_LAYERS, MAX_BLOCKS = 4, 3, 6
@@ -71,9 +71,9 @@ def test_each_beam_reads_its_own_history(layout, lengths):
 
 
 def test_layers_in_one_buffer_become_one_view():
-    assert len(_as_one(kv_caches(4, "layers outermost"))) == 1
-    assert len(_as_one(kv_caches(4, "layers outermost")[::-1])) == 1
-    assert len(_as_one(kv_caches(4, "separate"))) == NUM_LAYERS
+    assert len(as_one(kv_caches(4, "layers outermost"))) == 1
+    assert len(as_one(kv_caches(4, "layers outermost")[::-1])) == 1
+    assert len(as_one(kv_caches(4, "separate"))) == NUM_LAYERS
 
 
 def test_scratch_must_leave_room_for_one_request():

@@ -195,7 +195,11 @@ def test_the_table_follows_the_batch():
 def test_handover_follows_a_reordered_batch_and_marks_new_requests():
     of = runner([SamplingParams()] * 3)
     proposer = SimpleNamespace(
-        requests=RequestTable(of, MTADOptions()), runner=of, options=MTADOptions(), device=torch.device("cpu")
+        _verification=None,
+        requests=RequestTable(of, MTADOptions()),
+        runner=of,
+        options=MTADOptions(),
+        device=torch.device("cpu"),
     )
     hand_over = MTADProposer.hand_over
     log_q = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])

@@ -69,6 +69,8 @@ def beam_step(
             greedy trees), or None.
     """
     num_reqs, width = beams.scores.shape
+    if noise is None:
+        draft = draft.likeliest(beam_width)  # of each beam, no other can be among the largest
     candidates = draft.log_probs.shape[1]
     log_q = draft.log_probs.view(num_reqs, width, candidates)
     joint = (beams.scores[:, :, None] + log_q).flatten(1)

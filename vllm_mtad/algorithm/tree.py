@@ -77,13 +77,6 @@ class DraftTree:
             row = int(self.parents[request, row - 1])
         return rows
 
-    def sent_rows(self) -> torch.Tensor:
-        """`[num_reqs, nodes + 1]`: each row's place among those that are there, where the others are left out; 0 for
-        one that is not there.
-        """
-        is_there = self.tokens >= 0
-        return torch.nn.functional.pad(is_there.cumsum(1) * is_there, (1, 0))
-
     def of_requests(self, index: torch.Tensor) -> DraftTree:
         """The trees of the requests that `index` names, in its order; below 0, one without a token."""
         is_there = (index >= 0)[:, None]

@@ -110,6 +110,15 @@ class WarpedRows:
         found = self.token_ids[rows] == tokens[:, None]
         return self.log_probs[rows].masked_fill(~found, -torch.inf).amax(1)
 
+    def likeliest(self, count: int) -> WarpedRows:
+        """The `count` likeliest candidates of each row, and all that are as likely as the last of them."""
+        if count >= self.log_probs.shape[1]:
+            return self
+        least = self.log_probs.topk(count, dim=1).values[:, -1:]
+        width = int((self.log_probs >= least).sum(1).amax())
+        log_probs, columns = self.log_probs.topk(width, dim=1)
+        return WarpedRows(log_probs, columns if self.token_ids is None else self.token_ids.gather(1, columns))
+
     def token_at(self, columns: torch.Tensor) -> torch.Tensor:
         """`[rows]` token ids of one column per row."""
         if self.token_ids is None:

@@ -21,6 +21,7 @@ from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm_mtad.algorithm.acceptance import accepted_length, accepted_node, draw_token
 from vllm_mtad.algorithm.tree import DraftTree
 from vllm_mtad.algorithm.warp import WarpedRows, warp
+from vllm_mtad.runners.v1.branches import VerifiedTree
 from vllm_mtad.runners.v1.handover import DraftHandover
 
 
@@ -82,9 +83,9 @@ class MTADRejectionSampler(RejectionSampler):
             drafts, accepted = self._accept_chains(metadata, layout, target, draft_probs.log_q)
             extra_rows = layout.first + accepted
         else:
-            drafts, accepted, kept = self._accept_trees(layout, target, verification.trees)
-            extra_rows = layout.first + kept
-            verification.keep(kept.tolist())
+            drafts, accepted, kept = self._accept_trees(layout, target, verification.trees, verification.verified)
+            extra_rows = layout.first + torch.tensor(kept)
+            verification.keep(kept)
         extra = self._draw_extra(target.rows(extra_rows), draft_probs, sampling_metadata, logits.shape[1])
         if take_argmax is not None and best is not None:
             extra = torch.where(take_argmax, best[extra_rows], extra)
@@ -143,30 +144,34 @@ class MTADRejectionSampler(RejectionSampler):
         return tokens[rows], accepted
 
     def _accept_trees(
-        self, layout: _Layout, target: WarpedRows, trees: DraftTree
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(tokens of the kept path `[num_reqs, gamma]`, their number, the kept node's row in its request)."""
+        self, layout: _Layout, target: WarpedRows, trees: DraftTree, verified: list[VerifiedTree]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """(tokens of the kept path `[num_reqs, gamma]`, their number `[num_reqs]`, its last row in each request)."""
         num_reqs, num_nodes = trees.tokens.shape
-        rows = trees.sent_rows()
-        was_scored = (rows[:, 1:] > 0) & (rows[:, 1:] <= layout.num_drafts[:, None])
-        # A node's p stands in the row of its parent.
-        parents = torch.where(was_scored, layout.first[:, None] + rows.gather(1, trees.parents), 0)
-        tokens = trees.tokens.masked_fill(~was_scored, PLACEHOLDER_TOKEN_ID)
-        log_p = target.log_prob_of(tokens.flatten(), parents.flatten()).view(num_reqs, num_nodes)
+        nodes: list[int] = []
+        rows: list[int] = []  # a node's p stands in the row of its parent
+        for request, (first, tree) in enumerate(zip(layout.first.tolist(), verified)):
+            nodes += [request * num_nodes + node for node in tree.nodes]
+            rows += [first + parent for parent in tree.parents[1:]]
+        scored = torch.tensor(nodes, dtype=torch.int64)
+        log_p = torch.full((num_reqs * num_nodes,), -torch.inf)
+        log_p[scored] = target.log_prob_of(trees.tokens.flatten()[scored], torch.tensor(rows, dtype=torch.int64))
         options = self.options
-        node = accepted_node(
+        kept = accepted_node(
             trees,
-            log_p,
-            torch.full_like(layout.first, num_nodes),
+            log_p.view(num_reqs, num_nodes),
+            torch.full((num_reqs,), num_nodes),
             options.log_threshold,
             options.acceptance,
             options.candidate_test,
-        )
-        paths = [trees.path(request, row) for request, row in enumerate(node.tolist())]
-        path_tokens = torch.full((num_reqs, trees.gamma), PLACEHOLDER_TOKEN_ID)
-        for request, path in enumerate(paths):
-            path_tokens[request, : len(path)] = tokens[request, [row - 1 for row in path]]
-        return path_tokens, torch.tensor([len(path) for path in paths]), rows.gather(1, node[:, None])[:, 0]
+        ).tolist()
+        # Of a DraftTree's rows, then of those that the target saw.
+        paths = [trees.path(request, row) for request, row in enumerate(kept)]
+        tokens = trees.tokens.tolist()
+        path_tokens = [[tokens[i][row - 1] for row in path] for i, path in enumerate(paths)]
+        padded = [own + [PLACEHOLDER_TOKEN_ID] * (trees.gamma - len(own)) for own in path_tokens]
+        last_rows = [tree.nodes.index(row - 1) + 1 if row else 0 for tree, row in zip(verified, kept)]
+        return torch.tensor(padded), torch.tensor([len(path) for path in paths]), last_rows
 
     @staticmethod
     def _draw_extra(

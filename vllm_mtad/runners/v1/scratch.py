@@ -71,10 +71,10 @@ class ScratchPlan:
         left = num_blocks - self.num_blocks
         if left < self.blocks_needed_by_one_request:
             raise ValueError(
-                f"The KV cache has {num_blocks} blocks, of which mtad's beams need {self.num_blocks}, and one request"
-                f" of max_model_len needs {self.blocks_needed_by_one_request}: enlarge the KV cache"
-                " (gpu_memory_utilization, or VLLM_CPU_KVCACHE_SPACE on a CPU), or lower speculative_config.beam_width,"
-                " max_num_seqs, max_model_len or block_size."
+                f"The KV cache has {num_blocks} blocks, of which mtad's scratch takes {self.num_blocks}, and one"
+                f" request of max_model_len needs {self.blocks_needed_by_one_request}: enlarge the KV cache"
+                " (gpu_memory_utilization, or VLLM_CPU_KVCACHE_SPACE on a CPU), or lower speculative_config.beam_width"
+                " or num_candidates, max_num_seqs, max_model_len or block_size."
             )
         return left
 
@@ -83,8 +83,9 @@ class ScratchPlan:
         total = kv_cache_config.num_blocks
         block_bytes = kv_cache_config.kv_cache_tensors[0].size / total
         per_row = self.blocks_per_beam * block_bytes / 2**10
+        trees = f"; of the same, {self.branches} branches of {self.blocks_per_branch}" if self.branches else ""
         return (
             f"MTAD scratch: {self.num_blocks} of {total} KV blocks ({self.num_blocks * block_bytes / 2**20:.1f} MiB)"
             f" for {self.requests_in_flight} requests x {self.beam_width} beams in flight; {self.blocks_per_beam}"
-            f" blocks ({per_row:.0f} KiB) a beam row."
+            f" blocks ({per_row:.0f} KiB) a beam row{trees}."
         )

@@ -1,72 +1,26 @@
-"""The target's side of several candidates on the CPU: the rows of a tree, and the KV cache that each of them reads.
+"""The target's side of several candidates on the CPU: where the rows of trees stand, and what happens to the kept one.
 
-vLLM's CPU attention has no mask, and it packs a page as its instructions like them. So a node must find its ancestors
-in a block table of its own. The chosen draft, the *trunk*, stands in the request's own blocks. Every other path ends in
-a leaf and has a *branch*: private blocks from the request's last committed block on. Each row goes through the model
-once; its keys and values are written to every branch that it is on.
-
-    propose     the trees of the round are kept for the next step (`expect`)
-    a step      vLLM lays a request's rows out as a text; `lay_out` gives them the positions of their depths, and makes
-                the trunk one sequence and every other node one of a single row, on a branch that it is on
-                the forward pass: `_write` writes keys and values, vLLM attends
-                the rejection sampler keeps a node; `keep`: its branch's blocks become the request's own
+propose     the trees of the round are kept for the next step (`expect`)
+a step      vLLM lays a request's rows out as a text; `lay_out` gives them the positions of their depths, and makes
+            the chosen draft one sequence and every other node one of a single row, on a branch (`branches`)
+            the forward pass: each row goes through the model once; `_write` writes its keys and values to every
+            branch that it is on, and vLLM attends
+            the rejection sampler keeps a node; `keep`: its path becomes the request's own
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.spec_decode.utils import PADDING_SLOT_ID
 
 from vllm_mtad.algorithm.tree import DraftTree
-from vllm_mtad.runners.v1.beam_cache import as_one, copy_blocks
+from vllm_mtad.runners.v1.branches import BranchCache, Branches, VerifiedTree
 from vllm_mtad.runners.v1.scratch import ScratchPlan
-
-
-@dataclass
-class _Branches:
-    """One request's rows of a step: 0 is its newest token's, the first `trunk` after it are the chosen draft's.
-
-    `parents`, `depths`: of each row. `branch`: of each row, -1 on the trunk. `members`: the rows of each branch, from
-    row 0 to its leaf.
-    """
-
-    root: int
-    parents: list[int]
-    depths: list[int]
-    trunk: int
-    branch: list[int]
-    members: dict[int, list[int]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, root: int, parents: list[int], gamma: int, first_branch: int) -> _Branches:
-        """`parents`: of rows 1 and on. `first_branch`: the number of the first branch that is free."""
-        parents = [0, *parents]
-        depths = [0]
-        for parent in parents[1:]:
-            depths.append(depths[parent] + 1)
-        found = cls(root, parents, depths, min(gamma, len(parents) - 1), [-1] * len(parents))
-        free = first_branch
-        for row in range(len(parents) - 1, found.trunk, -1):  # children before parents
-            if found.branch[row] < 0:  # a leaf
-                found.branch[row] = free
-                found.members[free] = [0, *found.path(row)]
-                free += 1
-            if (parent := parents[row]) > found.trunk:
-                found.branch[parent] = found.branch[row]
-        return found
-
-    def path(self, row: int) -> list[int]:
-        """From the first draft token's row to `row`."""
-        rows: list[int] = []
-        while row:
-            rows.append(row)
-            row = self.parents[row]
-        return rows[::-1]
 
 
 class TreeVerification:
@@ -89,15 +43,17 @@ class TreeVerification:
         (builder,) = group.metadata_builders
         builder.build = partial(self._build, builder.build)
         self._expected: tuple[list[str], DraftTree] | None = None
-        self._kv: list[torch.Tensor] | None = None
+        self._branch_cache: BranchCache | None = None
         self._forget_step()
 
     def _forget_step(self) -> None:
         self.trees: DraftTree | None = None
         """Of the batch that is verified now, in its order; None if its drafts are chains."""
-        self._branches: dict[int, _Branches] = {}
-        self._kept: dict[int, list[int]] = {}
+        self.verified: list[VerifiedTree] = []
+        """Of each of them, what the target sees."""
+        self._branches: dict[int, Branches] = {}
         self._writes: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._kept: list[int] = []
 
     def expect(self, req_ids: list[str], trees: DraftTree | None) -> None:
         """What the round that just ended has drafted for these requests; None: chains."""
@@ -120,17 +76,14 @@ class TreeVerification:
         row_of = {req_id: row for row, req_id in enumerate(self._expected[0])}
         order = [row_of.get(req_id, -1) for req_id in batch.req_ids]
         self.trees = trees = self._expected[1].of_requests(torch.tensor(order))
-        places = trees.sent_rows()
-        parents = places.gather(1, trees.parents).tolist()
         num_branches = 0
-        for request, place in enumerate(places.tolist()):
-            scheduled = min(int(drafts[request]), max(place))
-            if scheduled <= self._gamma:
-                continue
-            sent = [parent for parent, at in zip(parents[request], place[1:]) if 0 < at <= scheduled]
-            root = int(batch.num_computed_tokens_cpu[request])
-            self._branches[request] = branches = _Branches.of(root, sent, self._gamma, num_branches)
-            num_branches += len(branches.members)
+        for request, (tokens, parents) in enumerate(zip(trees.tokens.tolist(), trees.parents.tolist())):
+            tree = VerifiedTree.of(tokens, parents, max(0, int(drafts[request])))
+            self.verified.append(tree)
+            if len(tree.nodes) > self._gamma:
+                root = int(batch.num_computed_tokens_cpu[request])
+                self._branches[request] = branches = Branches.of(tree, root, self._gamma, num_branches)
+                num_branches += len(branches.paths)
         return self._as_sequences(common) if self._branches else common
 
     def _as_sequences(self, common: CommonAttentionMetadata) -> CommonAttentionMetadata:
@@ -139,20 +92,25 @@ class TreeVerification:
         ends, lengths, requests, branches = [0], [], [], []
         seq_lens = common.seq_lens.tolist()
         for request in range(common.num_reqs):
-            tree = self._branches.get(request)
-            num_rows = starts[request + 1] - starts[request] if tree is None else tree.trunk + 1
+            own = self._branches.get(request)
+            num_rows = starts[request + 1] - starts[request] if own is None else own.trunk + 1
             ends.append(ends[-1] + num_rows)
-            lengths.append(seq_lens[request] if tree is None else tree.root + num_rows)
+            lengths.append(seq_lens[request] if own is None else own.root + num_rows)
             requests.append(request)
             branches.append(-1)
-            if tree is not None:
-                others = range(num_rows, len(tree.depths))
+            if own is not None:
+                others = range(num_rows, len(own.of_row))
                 ends += [ends[-1] + 1 + i for i in range(len(others))]
-                lengths += [tree.root + tree.depths[row] + 1 for row in others]
+                lengths += [own.position(row) + 1 for row in others]
                 requests += [request] * len(others)
-                branches += [tree.branch[row] for row in others]
+                branches += own.of_row[num_rows:]
         self._own_blocks = common.block_table_tensor
-        table = self._table_of_sequences(common, torch.tensor(requests), torch.tensor(branches), max(lengths))
+        self._cache().start(self._branches, self._own_blocks)
+        columns = max(lengths) // self._block_size + 1 + self._plan.blocks_per_branch
+        own = self._own_blocks[:, :columns]
+        table = torch.nn.functional.pad(own, (0, columns - own.shape[1]))[torch.tensor(requests)]
+        roots = [self._branches[request].root if request in self._branches else 0 for request in requests]
+        self._cache().put_into(table, roots, branches)
         self._place(common, starts)
         query_start_loc = torch.tensor(ends, dtype=torch.int32)
         return common.replace(
@@ -168,56 +126,19 @@ class TreeVerification:
             _token_to_req_indices_cache=None,
         )
 
-    def _table_of_sequences(
-        self, common: CommonAttentionMetadata, requests: torch.Tensor, branches: torch.Tensor, longest: int
-    ) -> torch.Tensor:
-        """Int32 `[sequences, columns]`; what is committed in a branch's first block is copied there."""
-        tail = self._plan.blocks_per_branch
-        columns = longest // self._block_size + 1
-        own = common.block_table_tensor[:, :columns]
-        table = torch.nn.functional.pad(own, (0, columns + tail - own.shape[1]))[requests]
-        roots = torch.tensor([self._branches[r].root if r in self._branches else 0 for r in range(common.num_reqs)])
-        first = roots // self._block_size
-        on_branch = (branches >= 0).nonzero()[:, 0]
-        private = first[requests[on_branch], None] + torch.arange(tail)
-        scratch = self._scratch()
-        table[on_branch[:, None], private] = scratch[branches[on_branch]].int()
-        source, destination = [], []
-        for request, tree in self._branches.items():
-            if tree.root % self._block_size:
-                source += [int(own[request, tree.root // self._block_size])] * len(tree.members)
-                destination += list(tree.members)
-        if source:
-            copy_blocks(self._kv_caches(), torch.tensor(source), scratch[torch.tensor(destination), 0])
-        return table
-
     def _place(self, common: CommonAttentionMetadata, starts: list[int]) -> None:
         """Positions by depth, and where the keys and values of each row go."""
-        block_size = self._block_size
-        num_rows = starts[common.num_reqs]
-        slots = common.slot_mapping[:num_rows].clone()
-        rows: list[int] = []
-        more_slots: list[int] = []
-        others: list[int] = []
-        positions: list[int] = []
-        at: list[int] = []
-        blocks = self._scratch().tolist()
-        for request, tree in self._branches.items():
-            start, first = starts[request], tree.root // block_size
-            at += range(start, start + len(tree.depths))
-            positions += [tree.root + depth for depth in tree.depths]
-            others += range(start + tree.trunk + 1, start + len(tree.depths))
-            for branch, members in tree.members.items():
-                for depth, row in enumerate(members):
-                    block, offset = divmod(tree.root + depth, block_size)
-                    rows.append(start + row)
-                    more_slots.append(blocks[branch][block - first] * block_size + offset)
-        slots[torch.tensor(others)] = -1
-        self._runner.positions[torch.tensor(at)] = torch.tensor(positions)
-        self._writes = (
-            torch.cat([torch.arange(num_rows), torch.tensor(rows)]),
-            torch.cat([slots, torch.tensor(more_slots)]),
-        )
+        rows = list(range(starts[common.num_reqs]))
+        slots = common.slot_mapping[: len(rows)].tolist()
+        for request, own in self._branches.items():
+            start, end = starts[request], starts[request] + len(own.of_row)
+            positions = [own.position(row) for row in range(len(own.of_row))]
+            self._runner.positions[start:end] = torch.tensor(positions)
+            slots[start + own.trunk + 1 : end] = [PADDING_SLOT_ID] * (end - start - own.trunk - 1)
+            on_branches, slots_there = self._cache().slots(own)
+            rows += [start + row for row in on_branches]
+            slots += slots_there
+        self._writes = torch.tensor(rows), torch.tensor(slots)
 
     def _write(
         self,
@@ -240,17 +161,9 @@ class TreeVerification:
         """Of each request, in the order of the batch, the row of the node whose path is kept, 0 for none: what is on a
         branch becomes the request's own.
         """
-        source, destination = [], []
-        scratch = self._scratch()
-        for request, tree in self._branches.items():
-            row = kept[request]
-            self._kept[request] = [0, *tree.path(row)]
-            if row > tree.trunk:
-                first, last = tree.root // self._block_size, (tree.root + tree.depths[row]) // self._block_size
-                source.append(scratch[tree.branch[row], : last - first + 1])
-                destination.append(self._own_blocks[request, first : last + 1])
-        if source:
-            copy_blocks(self._kv_caches(), torch.cat(source), torch.cat(destination).long())
+        self._kept = kept
+        if self._branches:
+            self._cache().adopt(self._branches, kept, self._own_blocks)
 
     def kept_rows(self, starts: list[int], num_rejected: list[int]) -> list[list[int]] | None:
         """The rows of the step, of each request, whose tokens are committed now; None if all are texts.
@@ -262,20 +175,14 @@ class TreeVerification:
         if not self._branches:
             return None
         return [
-            [starts[request] + row for row in self._kept[request]]
-            if request in self._kept
+            [starts[request] + row for row in self.verified[request].path(self._kept[request])]
+            if request in self._branches
             else list(range(starts[request], starts[request + 1] - num_rejected[request]))
             for request in range(len(num_rejected))
         ]
 
-    # -- the KV cache ---------------------------------------------------------------------------------
-
-    def _kv_caches(self) -> list[torch.Tensor]:
-        if self._kv is None:  # bound after the metadata builders are made
-            self._kv = as_one([layer.kv_cache for layer in self._layers])
-        return self._kv
-
-    def _scratch(self) -> torch.Tensor:
-        """`[branches, blocks_per_branch]` block ids."""
-        plan, kv_cache = self._plan, self._layers[0].kv_cache
-        return plan.scratch_of(kv_cache.shape[0], plan.branches, plan.blocks_per_branch, kv_cache.device)
+    def _cache(self) -> BranchCache:
+        if self._branch_cache is None:  # the KV cache is bound after the metadata builders are made
+            kv_caches = [layer.kv_cache for layer in self._layers]
+            self._branch_cache = BranchCache(self._plan, kv_caches, self._block_size)
+        return self._branch_cache
