@@ -20,13 +20,14 @@ from typing import Any
 import torch
 import vllm
 
-from vllm_mtad.demo.figures import MAX_TOKENS, WAYS
+from vllm_mtad.demo.figures import MAX_TOKENS
 from vllm_mtad.measure.decoding import decode
 from vllm_mtad.measure.engines import quiet_vllm, start, stop
-from vllm_mtad.measure.methods import PAPER
+from vllm_mtad.measure.methods import PAPER, draft_model, mtad, target_alone
 from vllm_mtad.pair import MINISQL
 from vllm_mtad.pair.minisql.task import evaluation_examples
 
+WAYS = (target_alone(), draft_model(), mtad())
 ROUNDS, REQUESTS = 3, (1, 8)
 WORKER = {"worker_cls": "benchmarks.timed_worker.TimedCPUWorker"}
 

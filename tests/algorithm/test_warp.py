@@ -112,3 +112,15 @@ def test_nucleus_is_found_past_the_first_look():
     logits = torch.randn(1, vocab) * 0.01
     rows = warp(logits.clone(), WarpParameters.build(torch.ones(1), vocab, top_p=torch.tensor([0.9])))
     assert 1700 < (rows.log_probs > -torch.inf).sum() < 1900
+
+
+def test_the_likeliest_are_all_that_are_as_likely_as_the_last_of_them():
+    log_probs = torch.tensor([[0.1, 0.3, 0.2, 0.2, 0.2], [0.5, 0.1, 0.25, 0.1, 0.05]]).log()
+    likeliest = WarpedRows(log_probs).likeliest(2)
+    assert likeliest.log_probs.shape == (2, 4)
+    assert sorted(likeliest.token_ids[0].tolist()) == [1, 2, 3, 4]
+    assert set(likeliest.token_ids[1, :2].tolist()) == {0, 2}
+    named = WarpedRows(log_probs, torch.arange(5).expand(2, -1) + 40).likeliest(1)
+    assert named.token_ids[:, 0].tolist() == [41, 40]
+    everything = WarpedRows(log_probs)
+    assert everything.likeliest(5) is everything

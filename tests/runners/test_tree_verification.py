@@ -1,11 +1,18 @@
 """Where the rows of trees stand on V1, in a KV cache whose entries say what was written there."""
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends.cpu_attn import (
+    CPUAttentionBackend,
+    CPUAttentionBackendImpl,
+    CPUAttentionMetadataBuilder,
+)
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from vllm_mtad.algorithm.tree import DraftTree, node_depths
 from vllm_mtad.runners.v1.branches import VerifiedTree
@@ -190,3 +197,19 @@ def test_absent_nodes_have_no_row():
     assert tree.parents == [0, 0, 1, 0, 3]
     assert tree.depths == [0, 1, 2, 1, 2]
     assert tree.path(4) == [0, 3, 4]
+
+
+def test_vllm_has_what_trees_hook_into():
+    """One metadata builder a group, whose `build` sees the step; and keys and values are written by themselves."""
+
+    def parameters(function):
+        return list(inspect.signature(function).parameters)
+
+    assert parameters(CPUAttentionMetadataBuilder.build)[1:3] == ["common_prefix_len", "common_attn_metadata"]
+    expected = ["self", "layer", "key", "value", "kv_cache", "slot_mapping"]
+    assert parameters(CPUAttentionBackendImpl.do_kv_cache_update) == expected
+    assert CPUAttentionBackend.forward_includes_kv_cache_update is False
+    assert "self.positions[:num_tokens_padded]" in inspect.getsource(GPUModelRunner._build_attention_metadata)
+    source = inspect.getsource(GPUModelRunner.execute_model)
+    steps = ["self._prepare_inputs(", "self._build_attention_metadata(", "self._preprocess(", "self._model_forward("]
+    assert [source.index(step) for step in steps] == sorted(source.index(step) for step in steps)

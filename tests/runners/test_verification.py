@@ -1,11 +1,13 @@
 """The rejection sampler and the request table by themselves, on vLLM's own types and made-up logits."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.logits_processor.builtin import MinTokensLogitsProcessor
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
@@ -13,8 +15,10 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
-from vllm_mtad.algorithm.warp import WarpParameters
+from vllm_mtad.algorithm.tree import DraftTree
+from vllm_mtad.algorithm.warp import WarpParameters, warp
 from vllm_mtad.config.options import MTADOptions
+from vllm_mtad.runners.v1.branches import VerifiedTree
 from vllm_mtad.runners.v1.handover import DraftHandover
 from vllm_mtad.runners.v1.proposer import MTADProposer
 from vllm_mtad.runners.v1.rejection_sampler import MTADRejectionSampler
@@ -205,3 +209,51 @@ def test_handover_follows_a_reordered_batch_and_marks_new_requests():
     log_q = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
     assert hand_over(proposer, log_q, ["r2", "r0"]).log_q.tolist() == [[-3, -4], [UNKNOWN] * 2, [-1, -2]]
     assert hand_over(proposer, None, None).log_q.tolist() == [[UNKNOWN] * 4] * 3
+
+
+def test_trees_and_chains_in_one_step():
+    """The first request's other candidate wins; of the second the target has seen the chosen draft only; the third has
+    lost its last node to a cut; the fourth has none."""
+    tokens = torch.tensor([[3, 4, 6, 7], [3, 4, -1, -1], [3, 4, 6, 7], [-1, -1, -1, -1]])
+    trees = DraftTree(tokens, torch.zeros(4, 4), torch.tensor([[0, 1, 0, 3]] * 4), gamma=2)
+    scheduled = [4, 2, 3, 0]
+    verified = [VerifiedTree.of(t, p, n) for t, p, n in zip(tokens.tolist(), trees.parents.tolist(), scheduled)]
+    kept: list[int] = []
+    verification = SimpleNamespace(trees=trees, verified=verified, keep=kept.extend)
+    drafts = [[3, 4, 6, 7], [3, 4], [3, 4, 6], []]
+    target = [*(6, 0, 0, 7, 9), *(3, 8, 0), *(6, 0, 0, 7), 5]
+    given = replace(handover([[UNKNOWN] * 4] * 4), verification=verification)
+    output = sampler(num_candidates=2)(step(drafts), given, logits_that_choose(target), sampling_metadata(4))
+    assert output.sampled_token_ids.tolist() == [[6, 7, 9], [3, 8, -1], [6, 7, -1], [5, -1, -1]]
+    assert kept == [4, 1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.5},
+        {"bad_words": ["no"]},
+        {"min_tokens": 3},
+        {"logprobs": 0},
+        {"structured_outputs": StructuredOutputsParams(regex="a+")},
+        {"thinking_token_budget": 8},
+    ],
+)
+def test_what_is_applied_row_after_row_makes_a_chain_of_its_request(asked):
+    table = RequestTable(runner([SamplingParams(**asked), SamplingParams(top_k=3)]), MTADOptions(num_candidates=2))
+    table.refresh()
+    assert table.chain_only.tolist() == [True, False]
+
+
+def test_trees_of_greedy_requests_are_searched_unwarped():
+    params = [SamplingParams(temperature=0), SamplingParams(top_k=3)]
+    table = RequestTable(runner(params), MTADOptions(num_candidates=2))
+    table.refresh()
+    logits = torch.randn(2, VOCAB)
+    q = warp(logits.clone(), table.tree_warp)
+    assert torch.allclose(q.log_probs[0], logits[0].log_softmax(0))
+    assert (q.log_probs[1] > -torch.inf).sum() == 3
+    assert table.deterministic.tolist() == [True, False]
+    assert (warp(logits.clone(), table.warp).log_probs[0] > -torch.inf).sum() == 1

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vllm_mtad.measure.decoding import Decoded, Run
 from vllm_mtad.measure.figures import acceptance_rate, block_efficiency
-from vllm_mtad.measure.methods import Method, draft_model, mtad, target_alone
+from vllm_mtad.measure.methods import DEFAULT, draft_model, mtad, target_alone
 from vllm_mtad.pair.minisql.task import Example, is_correct
 
-WAYS = (target_alone(), draft_model(), mtad())
-MAX_TOKENS = 72
+CANDIDATES = 4
+WAYS = {
+    "target alone": target_alone(),
+    "vLLM draft_model": draft_model(),
+    "MTAD": mtad(),
+    f"MTAD, {CANDIDATES} candidates": mtad(replace(DEFAULT, num_candidates=CANDIDATES)),
+}
+"""By the label that the demo prints."""
+MAX_TOKENS, MAX_TOKENS_OF_TALES = 72, 160
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,19 @@ class Figures:
 
 
 def measure(
-    way: Method, examples: list[Example], answers: list[Decoded], alone: list[Run], at_8: list[Run], perplexity: float
+    label: str,
+    examples: list[Example],
+    answers: list[Decoded],
+    alone: list[Run],
+    at_8: list[Run],
+    perplexity: float,
 ) -> Figures:
+    """`label`: of `WAYS`."""
     calls = [[len(call) for call in answer.calls] for answer in answers]
     return Figures(
-        method=way.family,
+        method=label,
         block_efficiency=block_efficiency(calls) or 1.0,
-        acceptance_rate=acceptance_rate(calls, way.num_speculative_tokens),
+        acceptance_rate=acceptance_rate(calls, WAYS[label].num_speculative_tokens),
         execution_accuracy=sum(is_correct(e, a.text) for e, a in zip(examples, answers)) / len(answers),
         perplexity=perplexity,
         tokens_per_second=statistics.median(run.tokens_per_second for run in alone),

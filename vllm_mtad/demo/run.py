@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vllm_mtad.demo.figures import MAX_TOKENS, WAYS, measure
+from vllm_mtad.demo.figures import MAX_TOKENS, MAX_TOKENS_OF_TALES, WAYS, measure
 from vllm_mtad.measure.engines import quiet_vllm, start, stop
 from vllm_mtad.measure.methods import PAPER
 
@@ -33,12 +33,13 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
     quiet_vllm()
     from transformers import AutoTokenizer
 
-    from vllm_mtad.demo.larger import steps_of_timing, time_larger_pair
-    from vllm_mtad.demo.report import print_answers, print_larger, print_table
+    from vllm_mtad.demo.report import print_answers, print_larger, print_table, print_tales
+    from vllm_mtad.demo.timed import NUM_PROMPTS, steps_of_timing, time_larger_pair, time_pair
     from vllm_mtad.measure.decoding import Run, decode
     from vllm_mtad.measure.likelihood import TargetLikelihood, perplexity
-    from vllm_mtad.pair import MINISQL
+    from vllm_mtad.pair import MINISQL, TALES
     from vllm_mtad.pair.minisql.task import evaluation_examples
+    from vllm_mtad.pair.tales import evaluation_tales
 
     console = Console()
     if not console.is_terminal:
@@ -54,14 +55,14 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
         def bar(description: str, total: int) -> Callable[[], None]:
             return partial(progress.advance, progress.add_task(description, total=total))
 
-        started = bar("starting three engines", len(WAYS))
+        started = bar(f"starting {len(WAYS)} engines", len(WAYS))
         try:
-            for way in WAYS:
+            for way in WAYS.values():
                 engines.append(start(way, MINISQL))
                 started()
             answers: list[Run] = []
-            for way, llm in zip(WAYS, engines):
-                answers.append(decode(llm, prompts, params, 8, 1, bar(f"answers: {way.name}", num_prompts)))
+            for label, llm in zip(WAYS, engines):
+                answers.append(decode(llm, prompts, params, 8, 1, bar(f"answers: {label}", num_prompts)))
             # Interleaved, so that a change in the machine's load meets every way.
             advance = bar("timing", NUM_ROUNDS * len(WAYS) * (PROMPTS_ALONE + PROMPTS_AT_8))
             timed: dict[int, list[list[Run]]] = {1: [[] for _ in WAYS], 8: [[] for _ in WAYS]}
@@ -78,17 +79,19 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
         judged = bar("likelihood and execution", len(WAYS))
         prompt_ids = [tokenizer(prompt).input_ids for prompt in prompts]
         figures = []
-        for i, way in enumerate(WAYS):
+        for i, label in enumerate(WAYS):
             decoded = answers[i].decoded
             tokens = [d.tokens for d in decoded]
             nats = likelihood.negative_log_likelihoods(prompt_ids, tokens)
-            figures.append(
-                measure(way, examples, decoded, timed[1][i], timed[8][i], perplexity(nats, list(map(len, tokens))))
-            )
+            ppl = perplexity(nats, list(map(len, tokens)))
+            figures.append(measure(label, examples, decoded, timed[1][i], timed[8][i], ppl))
             judged()
-        larger = time_larger_pair(size, prompts, bar("at a larger model's cost", steps_of_timing()))
+        openings = [tale.prompt for tale in evaluation_tales("held_out", NUM_PROMPTS)]
+        tales = time_pair(TALES, openings, MAX_TOKENS_OF_TALES, bar("open-ended tales", steps_of_timing()))
+        larger = time_larger_pair(size, prompts, MAX_TOKENS, bar("at a larger model's cost", steps_of_timing()))
     speeds = [statistics.median(run.tokens_per_second for run in rounds) for rounds in larger]
     print_table(console, figures)
+    print_tales(console, tales)
     print_larger(console, size, speeds)
     print_answers(console, tokenizer, examples[:NUM_SHOWN], [run.decoded[:NUM_SHOWN] for run in answers])
     if json_path is not None:
