@@ -213,9 +213,10 @@ def test_handover_follows_a_reordered_batch_and_marks_new_requests():
 
 def test_trees_and_chains_in_one_step():
     """The first request's other candidate wins; of the second the target has seen the chosen draft only; the third has
-    lost its last node to a cut; the fourth has none."""
-    tokens = torch.tensor([[3, 4, 6, 7], [3, 4, -1, -1], [3, 4, 6, 7], [-1, -1, -1, -1]])
-    trees = DraftTree(tokens, torch.zeros(4, 4), torch.tensor([[0, 1, 0, 3]] * 4), gamma=2)
+    lost its last node to a cut; the fourth has none. Of three candidates a depth at most two are there."""
+    tree, chain = [3, 4, 6, -1, 7, -1], [3, 4, -1, -1, -1, -1]
+    tokens = torch.tensor([tree, chain, tree, [-1] * 6])
+    trees = DraftTree(tokens, torch.zeros(4, 6), torch.tensor([[0, 1, 0, 0, 3, 0]] * 4), gamma=2)
     scheduled = [4, 2, 3, 0]
     verified = [VerifiedTree.of(t, p, n) for t, p, n in zip(tokens.tolist(), trees.parents.tolist(), scheduled)]
     kept: list[int] = []
@@ -223,7 +224,7 @@ def test_trees_and_chains_in_one_step():
     drafts = [[3, 4, 6, 7], [3, 4], [3, 4, 6], []]
     target = [*(6, 0, 0, 7, 9), *(3, 8, 0), *(6, 0, 0, 7), 5]
     given = replace(handover([[UNKNOWN] * 4] * 4), verification=verification)
-    output = sampler(num_candidates=2)(step(drafts), given, logits_that_choose(target), sampling_metadata(4))
+    output = sampler(num_candidates=3)(step(drafts), given, logits_that_choose(target), sampling_metadata(4))
     assert output.sampled_token_ids.tolist() == [[6, 7, 9], [3, 8, -1], [6, 7, -1], [5, -1, -1]]
     assert kept == [4, 1, 3, 0]
 

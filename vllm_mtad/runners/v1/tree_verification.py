@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
-from vllm.v1.spec_decode.utils import PADDING_SLOT_ID
 
 from vllm_mtad.algorithm.tree import DraftTree
 from vllm_mtad.runners.v1.branches import BranchCache, Branches, VerifiedTree
@@ -127,14 +126,15 @@ class TreeVerification:
         )
 
     def _place(self, common: CommonAttentionMetadata, starts: list[int]) -> None:
-        """Positions by depth, and where the keys and values of each row go."""
+        """Positions by depth, and where the keys and values of each row go: where vLLM would have them (past the trunk,
+        in vain), and onto branches.
+        """
         rows = list(range(starts[common.num_reqs]))
         slots = common.slot_mapping[: len(rows)].tolist()
         for request, own in self._branches.items():
             start, end = starts[request], starts[request] + len(own.of_row)
             positions = [own.position(row) for row in range(len(own.of_row))]
             self._runner.positions[start:end] = torch.tensor(positions)
-            slots[start + own.trunk + 1 : end] = [PADDING_SLOT_ID] * (end - start - own.trunk - 1)
             on_branches, slots_there = self._cache().slots(own)
             rows += [start + row for row in on_branches]
             slots += slots_there
