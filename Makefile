@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
-ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,joint_greedy.py lossless_and_sampling.py serve.py)
+ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,\
+	joint_greedy.py several_candidates.py lossless_and_sampling.py serve.py)
 
 demo: $(READY)
 	$(BIN)/vllm-mtad demo

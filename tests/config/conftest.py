@@ -9,3 +9,4 @@ def with_triton(monkeypatch):
     from vllm.config import vllm as vllm_config
 
     monkeypatch.setattr(vllm_config, "HAS_TRITON", True)
+    monkeypatch.setattr("vllm_mtad.config.candidate_schedule.HAS_TRITON", True)

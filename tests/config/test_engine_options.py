@@ -86,7 +86,12 @@ def test_what_v2_accepts(small_pair, with_triton, fields, options):
 def test_several_candidates_on_v1(small_pair, monkeypatch):
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     given = {"method": "mtad", "model": small_pair[1], **CANDIDATES}
-    assert create(small_pair[0], given).speculative_config.num_speculative_tokens == 16
+    config = create(small_pair[0], given).speculative_config
+    assert config.num_speculative_tokens == 16
+    assert config.num_speculative_tokens_per_batch_size[0] == (1, 2, 16)
+    assert config.options.max_candidate_rows == 40
+    long = create(small_pair[0], given | {"num_speculative_tokens": 16}).speculative_config
+    assert long.options.max_candidate_rows == 65, "one request always fits"
     assert "17 rows, and max_model_len is 16" in refusal(small_pair[0], given, max_model_len=16)
     few = {"max_num_batched_tokens": 16, "max_num_seqs": 2}
     assert "17 rows, and max_num_batched_tokens is 16" in refusal(small_pair[0], given, **few)
@@ -149,7 +154,7 @@ def test_full_graphs_of_mixed_batches_know_no_trees(small_pair, with_triton):
 def test_the_user_s_draft_length_is_one_candidate_s_and_vllm_s_that_of_all(small_pair, with_triton):
     given = {"method": "mtad", "model": small_pair[1], "num_speculative_tokens": 3, "num_candidates": 2}
     config = create(small_pair[0], given).speculative_config
-    assert config.options == MTADOptions(num_speculative_tokens=3, num_candidates=2)
+    assert config.options == MTADOptions(num_speculative_tokens=3, num_candidates=2, max_candidate_rows=128)
     assert config.draft_length == 3
     assert config.num_speculative_tokens == 6
     assert pickle.loads(pickle.dumps(config)).options == config.options

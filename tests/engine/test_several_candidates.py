@@ -10,6 +10,7 @@ from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 
 GAMMA, NUM_TOKENS = 3, 12
+TREES = {"num_speculative_tokens": GAMMA, "max_candidate_rows": 128}
 BLOCKS_OF_SCRATCH = 0 if ON_V2 else 4 * 6 * 2
 """Of V1: four requests of six nodes beside the chosen draft, each on a branch of two blocks at most."""
 GRAMMAR = StructuredOutputsParams(regex="(t1[0-9])+")
@@ -34,11 +35,11 @@ def test_joint_greedy_equals_the_reference(models, small_pair, monkeypatch, num_
     )
     expected = [ReferenceDecoder(*models, settings).generate(prompt, NUM_TOKENS) for prompt in prompts]
     assert sum(e.other_won for e in expected) > 3, "the chosen draft alone would give the same"
-    mtad = {"greedy": "joint", "num_candidates": num_candidates, "candidate_test": candidate_test}
+    mtad = TREES | {"greedy": "joint", "num_candidates": num_candidates, "candidate_test": candidate_test}
     params = [greedy()] * len(prompts)
     params[2] = greedy(structured_outputs=GRAMMAR)
     options = {"max_num_batched_tokens": 60, "max_num_seqs": 4}
-    with engine(*small_pair, mtad | {"num_speculative_tokens": GAMMA}, **options) as llm:
+    with engine(*small_pair, mtad, **options) as llm:
         found = generate_tokens(llm, prompts, params)
     del found[2], expected[2]
     assert_equal_but_for_near_ties(found, expected)
@@ -75,7 +76,7 @@ def alone(small_pair):
 
 @pytest.fixture(scope="module")
 def llm(small_pair):
-    mtad = {"num_candidates": 3, "num_speculative_tokens": GAMMA}
+    mtad = TREES | {"num_candidates": 3}
     with engine(*small_pair, mtad, num_gpu_blocks_override=BLOCKS + BLOCKS_OF_SCRATCH, **SMALL) as llm:
         yield llm
 

@@ -160,6 +160,7 @@ def test_every_row_sees_the_text_and_its_ancestors(seed):
 def test_what_is_kept_stands_in_the_requests_own_blocks(seed):
     batch = step(seed)
     batch.run()
+    starts = SimpleNamespace(query_start_loc_cpu=torch.tensor(batch.starts), num_reqs=len(batch.counts))
     generator = np.random.default_rng(seed)
     kept = [int(generator.integers(0, n)) for n in batch.counts[:-1]] + [0]
     batch.verification.keep(kept)
@@ -168,7 +169,7 @@ def test_what_is_kept_stands_in_the_requests_own_blocks(seed):
         assert [int(batch.at(batch.blocks[request], p)) for p in range(position + 1)] == expected
     rejected = [n - len(batch.path(i, row)) for i, (n, row) in enumerate(zip(batch.counts, kept))]
     rejected[-1] = 0
-    rows = batch.verification.kept_rows(batch.starts, rejected)
+    rows = batch.verification.kept_rows(starts, torch.tensor(rejected))
     if any(n - 1 > GAMMA for n in batch.counts[:-1]):
         expected = [[batch.starts[i] + at for at in batch.path(i, row)] for i, row in enumerate(kept[:-1])]
         assert rows == [*expected, list(range(batch.starts[-2], batch.starts[-1]))]

@@ -30,17 +30,16 @@ class MTADOptions:
     acceptance: AcceptanceMode = "joint"
     num_candidates: int = 1
     candidate_test: CandidateTest = "own"
-    max_candidate_rows: int = 128
-    """The target's rows of a step up to which several candidates are verified.
-
-    A step costs about as much as reading the weights until its rows keep the device computing for as long: at 2 FLOPs
-    a row for each 2 bytes of a weight, peak FLOP/s over bytes/s rows. That is 295 on an H100 (989 T over 3.35 T), 153
-    on an A100 (312 over 2.04), 165 on an RTX 4090 (165 over 1.0) and 403 on an L4 (121 over 0.3); 128 is below them.
+    max_candidate_rows: int | None = None
+    """The target's rows of a step up to which several candidates are verified; None leaves it to the device
+    (`candidate_schedule.with_candidate_rows`).
     """
 
     def __post_init__(self) -> None:
         for name in ("num_speculative_tokens", "beam_width", "num_candidates", "max_candidate_rows"):
             value = getattr(self, name)
+            if name == "max_candidate_rows" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"speculative_config.{name}={value!r} is not accepted by mtad: give an integer >= 1.")
         tau = self.acceptance_threshold
@@ -58,9 +57,10 @@ class MTADOptions:
                 f"speculative_config.num_candidates={self.num_candidates} is not accepted by mtad: candidates are"
                 f" beams, so give at most beam_width, {self.beam_width}."
             )
-        if self.num_candidates > 1 and self.max_candidate_rows <= self.num_nodes:
+        most_rows = self.max_candidate_rows
+        if self.num_candidates > 1 and most_rows is not None and most_rows <= self.num_nodes:
             raise ValueError(
-                f"speculative_config.max_candidate_rows={self.max_candidate_rows} is not accepted by mtad: a request"
+                f"speculative_config.max_candidate_rows={most_rows} is not accepted by mtad: a request"
                 f" with {self.num_candidates} candidates of {self.num_speculative_tokens} tokens has"
                 f" {self.num_nodes + 1} rows, so give at least as many."
             )

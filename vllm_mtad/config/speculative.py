@@ -17,7 +17,7 @@ from vllm.config.utils import config
 
 from vllm_mtad.algorithm.acceptance import AcceptanceMode, CandidateTest
 from vllm_mtad.config import checks
-from vllm_mtad.config.candidate_schedule import schedule_of_nodes
+from vllm_mtad.config.candidate_schedule import schedule_of_nodes, with_candidate_rows
 from vllm_mtad.config.draft_table import find_draft
 from vllm_mtad.config.options import METHOD, OWN_FIELDS, DraftSampling, GreedyMode, MTADOptions
 from vllm_mtad.config.sentences import one_sentence
@@ -52,8 +52,8 @@ class MTADSpeculativeConfig(SpeculativeConfig):
     """mtad: what another candidate than the chosen one is held against: its 'own' draft probability (default), or the
     chosen one's, 'reference'."""
     max_candidate_rows: int | None = None
-    """mtad: rows of a step up to which the target verifies several candidates (default 128). In larger batches it
-    verifies one."""
+    """mtad: rows of a step up to which the target verifies several candidates (default 128; 40 on a CPU). In larger
+    batches it verifies one."""
     draft_length: int = field(default=0, init=False)
     """Draft tokens of one candidate: what the user calls num_speculative_tokens, which to vLLM are those of all
     candidates together. Not an option."""
@@ -71,7 +71,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
             SpeculativeConfig.__post_init__(self)
             return
         self.lossy = True
-        options = MTADOptions.from_mapping(vars(self))
+        options = with_candidate_rows(MTADOptions.from_mapping(vars(self)))
         for name in OWN_FIELDS:
             setattr(self, name, getattr(options, name))
         self.draft_length, self.num_speculative_tokens = options.num_speculative_tokens, options.num_nodes

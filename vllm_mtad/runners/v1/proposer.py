@@ -17,7 +17,7 @@ from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
-from vllm.v1.spec_decode.utils import PADDING_SLOT_ID
+from vllm.v1.spec_decode.utils import compute_new_slot_mapping
 
 from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft, chosen_slots
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
@@ -110,25 +110,15 @@ class MTADProposer(DraftModelProposer):
         Returns:
             `[num_reqs, gamma]`, or of each request the tokens of its tree's nodes.
         """
-        kept_rows = None
-        if self._verification is not None:
-            starts = common_attn_metadata.query_start_loc_cpu.tolist()
-            rejected = [0] * (len(starts) - 1) if num_rejected_tokens_gpu is None else num_rejected_tokens_gpu.tolist()
-            kept_rows = self._verification.kept_rows(starts, rejected)
-        if kept_rows is None:
-            num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
-                target_token_ids=target_token_ids,
-                next_token_ids=next_token_ids,
-                target_positions=target_positions,
-                target_hidden_states=target_hidden_states,
-                token_indices_to_sample=token_indices_to_sample,
-                cad=common_attn_metadata,
-                num_rejected_tokens_gpu=num_rejected_tokens_gpu,
-            )
-        else:
-            num_tokens, last_tokens, metadata = self._set_inputs_of(
-                kept_rows, target_token_ids, target_positions, next_token_ids, common_attn_metadata
-            )
+        num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
+            target_token_ids=target_token_ids,
+            next_token_ids=next_token_ids,
+            target_positions=target_positions,
+            target_hidden_states=target_hidden_states,
+            token_indices_to_sample=token_indices_to_sample,
+            cad=common_attn_metadata,
+            num_rejected_tokens_gpu=num_rejected_tokens_gpu,
+        )
         last_tokens = last_tokens.long()
         # The first pass runs in every step: accepted tokens have draft KV in scratch only, until it rewrites them.
         lengths = self.positions[last_tokens] + 1
@@ -152,46 +142,62 @@ class MTADProposer(DraftModelProposer):
             return drafts.tokens.clamp(min=0)
         return [[token for token in tokens if token >= 0] for tokens in drafts.tokens.tolist()]
 
-    def _set_inputs_of(
+    def set_inputs_first_pass(
         self,
-        kept_rows: list[list[int]],
         target_token_ids: torch.Tensor,
-        target_positions: torch.Tensor,
         next_token_ids: torch.Tensor,
-        metadata: CommonAttentionMetadata,
+        target_positions: torch.Tensor,
+        target_hidden_states: torch.Tensor,
+        token_indices_to_sample: torch.Tensor | None,
+        cad: CommonAttentionMetadata,
+        num_rejected_tokens_gpu: torch.Tensor | None,
     ) -> tuple[int, torch.Tensor, CommonAttentionMetadata]:
-        """`set_inputs_first_pass` after a step with trees: of the rows whose tokens are committed, and each request's
-        newest token."""
+        """vLLM's, which shows the draft model a step's rows as they stand; after a step with trees, those rows alone
+        whose tokens are committed. Each request's newest token comes behind its rows.
+        """
+        kept_rows = None
+        if self._verification is not None:
+            kept_rows = self._verification.kept_rows(cad, num_rejected_tokens_gpu)
+        if kept_rows is None:
+            return super().set_inputs_first_pass(
+                target_token_ids,
+                next_token_ids,
+                target_positions,
+                target_hidden_states,
+                token_indices_to_sample,
+                cad,
+                num_rejected_tokens_gpu,
+            )
         counts = torch.tensor([len(rows) + 1 for rows in kept_rows])
         starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
         num_tokens, last = int(starts[-1]), starts[1:] - 1
         source = torch.tensor([row for rows in kept_rows for row in (*rows, rows[-1])])
-        self.input_ids[:num_tokens] = target_token_ids[source]
-        self.input_ids[last] = next_token_ids
         positions = target_positions[source]
         positions[last] += 1
+        self.input_ids[:num_tokens] = target_token_ids[source]
+        self.input_ids[last] = next_token_ids
         self.positions[:num_tokens] = positions
-        requests = torch.arange(len(counts)).repeat_interleave(counts)
-        inside = positions.clamp(max=self.max_model_len - 1)
-        blocks = metadata.block_table_tensor[requests, inside // self.block_size].long()
-        slots = blocks * self.block_size + inside % self.block_size
         seq_lens = positions[last] + 1
-        return (
-            num_tokens,
-            last,
-            metadata.replace(
-                query_start_loc=starts,
-                query_start_loc_cpu=starts,
-                seq_lens=seq_lens.int(),
-                seq_lens_cpu_upper_bound=None,
-                num_actual_tokens=num_tokens,
-                max_query_len=int(counts.max()),
-                max_seq_len=int(seq_lens.max()),
-                slot_mapping=slots.masked_fill_(positions >= self.max_model_len, PADDING_SLOT_ID),
-                _num_computed_tokens_cache=None,
-                _token_to_req_indices_cache=None,
-            ),
+        metadata = cad.replace(
+            query_start_loc=starts,
+            query_start_loc_cpu=starts,
+            seq_lens=seq_lens.int(),
+            seq_lens_cpu_upper_bound=None,
+            num_actual_tokens=num_tokens,
+            max_query_len=int(counts.max()),
+            max_seq_len=int(seq_lens.max()),
+            _num_computed_tokens_cache=None,
+            _token_to_req_indices_cache=None,
         )
+        metadata.slot_mapping = compute_new_slot_mapping(
+            cad=metadata,
+            new_positions=positions,
+            is_rejected_token_mask=torch.zeros(num_tokens, dtype=torch.bool),
+            block_size=self.block_size,
+            num_new_tokens=0,
+            max_model_len=self.max_model_len,
+        )
+        return num_tokens, last, metadata
 
     def _groups(self, num_reqs: int) -> Iterator[slice | torch.Tensor]:
         """The requests to draft for, as many at a time as there is scratch; partial prefills are left out."""

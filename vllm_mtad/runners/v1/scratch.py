@@ -45,6 +45,7 @@ class ScratchPlan:
         # drafted token needs none. With gamma = 1 there is no beam row at all.
         tail = options.num_speculative_tokens - 1
         # Every node beside the chosen draft may be a leaf; a branch holds the newest token and gamma more.
+        assert options.max_candidate_rows is not None  # the configuration has filled it in
         trees = min(scheduler.max_num_seqs, options.max_candidate_rows // (options.num_nodes + 1))
         others = options.num_nodes - options.num_speculative_tokens
         return cls(

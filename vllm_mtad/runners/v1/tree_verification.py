@@ -165,15 +165,17 @@ class TreeVerification:
         if self._branches:
             self._cache().adopt(self._branches, kept, self._own_blocks)
 
-    def kept_rows(self, starts: list[int], num_rejected: list[int]) -> list[list[int]] | None:
+    def kept_rows(self, common: CommonAttentionMetadata, rejected: torch.Tensor | None) -> list[list[int]] | None:
         """The rows of the step, of each request, whose tokens are committed now; None if all are texts.
 
         Args:
-            starts: each request's first row, and the end.
-            num_rejected: of each request, how many of its rows are not kept.
+            common: vLLM's metadata of the step.
+            rejected: `[num_reqs]`, how many of each request's rows are not kept; None for none.
         """
         if not self._branches:
             return None
+        starts = common.query_start_loc_cpu.tolist()
+        num_rejected = [0] * common.num_reqs if rejected is None else rejected.tolist()
         return [
             [starts[request] + row for row in self.verified[request].path(self._kept[request])]
             if request in self._branches
