@@ -16,9 +16,10 @@ _INTRODUCTION = """\
 `python -m benchmarks.candidates_on_cpu`, Model Runner V1, bfloat16, B = 4, tau = 0.5, two cores. Engines of one draft
 length took turns. *tokens/call*: over the target calls that had a draft. *NLL/token*: under the target at T = 1.
 *correct*: of all answers of the row's method. Then tok/s by requests in flight: first in tok/s, then × the target
-alone of the same rounds, and × `draft_model` **at the draft length where it is fastest**, which is found for each
-number of requests in flight by itself (both are first divided by their own rounds' target alone). Speeds are medians
-of few rounds on a small noisy machine: a difference below 0.05 means nothing.
+alone of the same rounds, and × `draft_model` at the draft length of the table where it is fastest, which is found for
+each number of requests in flight by itself (both are first divided by their own rounds' target alone). Speeds are
+medians of few rounds on a small noisy machine: a difference below 0.05 means nothing, and rows of two tables do not
+compare.
 """
 
 

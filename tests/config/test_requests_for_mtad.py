@@ -20,13 +20,14 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from tests.config.asking import create, parse, refusal
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
+from vllm_mtad.config.candidate_schedule import with_candidate_rows
 from vllm_mtad.config.options import OWN_FIELDS, MTADOptions
 
 
 def test_defaults(small_pair):
     config = create(small_pair[0], {"method": "mtad", "model": small_pair[1]}).speculative_config
     assert config.method == "mtad"
-    assert config.options == MTADOptions(4, 4, 0.5, "beam_sample", "lossless", "joint")
+    assert config.options == with_candidate_rows(MTADOptions(4, 4, 0.5, "beam_sample", "lossless", "joint"))
     assert config.num_speculative_tokens == 4
     assert config.lossy is True
     assert config.uses_draft_model()
@@ -51,25 +52,27 @@ def test_other_processes_get_vllms_own_class_for_other_methods(small_pair):
     assert sent.draft_model_config.model == draft
     assert set(vars(stock)) - set(vars(sent)) == {*OWN_FIELDS, "draft_length", "lossy", "accepts_logit_bias"}
     mtad = pickle.loads(pickle.dumps(create(target, {"method": "mtad", **given}).speculative_config))
-    assert mtad.options == MTADOptions(num_speculative_tokens=3)
+    assert mtad.options == with_candidate_rows(MTADOptions(num_speculative_tokens=3))
 
 
 def test_json_flag(small_pair):
     given = {"method": "mtad", "model": small_pair[1], "acceptance_threshold": 0.3, "draft_sampling": "beam_search"}
     options = parse(small_pair[0], "--speculative-config", json.dumps(given)).speculative_config.options
-    assert options == MTADOptions(acceptance_threshold=0.3, draft_sampling="beam_search")
+    assert options == with_candidate_rows(MTADOptions(acceptance_threshold=0.3, draft_sampling="beam_search"))
 
 
 @pytest.mark.parametrize("spelled", ["beam_width", "beam-width"])
 def test_dotted_flags(small_pair, spelled):
     flags = ["--speculative-config.method", "mtad", "--speculative-config.model", small_pair[1]]
     config = parse(small_pair[0], *flags, f"--speculative-config.{spelled}", "8").speculative_config
-    assert config.options == MTADOptions(beam_width=8)
+    assert config.options == with_candidate_rows(MTADOptions(beam_width=8))
 
 
 def test_separate_flags(small_pair):
     flags = ["--spec-method", "mtad", "--spec-model", small_pair[1], "--spec-tokens", "3"]
-    assert parse(small_pair[0], *flags).speculative_config.options == MTADOptions(num_speculative_tokens=3)
+    assert parse(small_pair[0], *flags).speculative_config.options == with_candidate_rows(
+        MTADOptions(num_speculative_tokens=3)
+    )
 
 
 def test_bare_method_finds_the_bundled_draft(small_pair, tmp_path):

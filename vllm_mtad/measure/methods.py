@@ -97,7 +97,7 @@ def ngram(num_speculative_tokens: int = DEFAULT.num_speculative_tokens, sampling
 
 def mtad(options: MTADOptions = DEFAULT, sampling: Sampling = PAPER) -> Method:
     """MTAD; the name says what differs from its defaults."""
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
+    values = {f.name: value for f in fields(options) if (value := getattr(options, f.name)) is not None}
     differences = [
         f"{_SYMBOLS[name]}={value}" if name in _SYMBOLS else f"{name}={value}"
         for name, value in values.items()

@@ -41,10 +41,11 @@ def _json_or_method(parse_json: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _help_text() -> str:
-    defaults = MTADOptions()
+    defaults = {name: getattr(MTADOptions(), name) for name in OWN_FIELDS}
     described = ", ".join(
-        f"{name} (default {getattr(defaults, name)}" + (f"; one of {', '.join(MODES[name])})" if name in MODES else ")")
-        for name in OWN_FIELDS
+        f"{name} (default {'by device' if default is None else default}"
+        + (f"; one of {', '.join(MODES[name])})" if name in MODES else ")")
+        for name, default in defaults.items()
     )
     return f"vllm-mtad: `mtad` alone chooses a draft for a known target; fields of method mtad: {described}."
 
