@@ -124,3 +124,7 @@ def test_the_likeliest_are_all_that_are_as_likely_as_the_last_of_them():
     assert named.token_ids[:, 0].tolist() == [41, 40]
     everything = WarpedRows(log_probs)
     assert everything.likeliest(5) is everything
+
+
+def test_nan_leaves_as_many_candidates_as_were_asked_for():
+    assert WarpedRows(torch.full((2, 9), torch.nan)).likeliest(3).log_probs.shape == (2, 3)

@@ -139,7 +139,10 @@ def step(seed):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_every_row_sees_the_text_and_its_ancestors(seed):
-    batch = step(seed)
+    assert_every_row_sees_its_text(step(seed))
+
+
+def assert_every_row_sees_its_text(batch):
     metadata = batch.run()
     ends, rows = metadata.query_start_loc.tolist(), 0
     request_of = [i for i, n in enumerate(batch.counts) for _ in range(n)]
@@ -190,6 +193,20 @@ def test_a_step_after_chains_is_a_text():
     batch.verification.expect(batch.req_ids, None)
     assert batch.run().num_reqs == len(batch.counts)
     assert batch.verification.trees is None
+
+
+def test_a_chosen_draft_that_ends_early_leaves_its_place_to_nobody():
+    """Where q turned NaN, only its first tokens are there; the others are still on branches."""
+    trees = random_trees(1, seed=1)
+    trees.tokens[0, 2:GAMMA] = -1
+    is_gone = {3, 4}
+    for node in range(GAMMA, NODES):
+        if int(trees.parents[0, node]) in is_gone:
+            trees.tokens[0, node] = -1
+            is_gone.add(node + 1)
+    batch = Step([9], [int((trees.tokens[0] >= 0).sum())], trees)
+    assert batch.counts[0] > 3, "nothing beside the chosen draft"
+    assert_every_row_sees_its_text(batch)
 
 
 def test_absent_nodes_have_no_row():

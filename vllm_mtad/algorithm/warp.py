@@ -102,11 +102,14 @@ class WarpedRows:
     def rows(self, index: torch.Tensor | slice) -> WarpedRows:
         return WarpedRows(self.log_probs[index], None if self.token_ids is None else self.token_ids[index])
 
-    def log_prob_of(self, tokens: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """`[n]` log-probability of a token in each of `rows`; -inf for an id below 0 or without mass."""
+    def log_prob_of(self, tokens: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """`[n]` log-probability of a token in each of `rows` (each row, in order); -inf for an id below 0 or without
+        mass.
+        """
+        if rows is None:
+            rows = torch.arange(len(tokens), device=tokens.device)
         if self.token_ids is None:
-            at = torch.arange(len(tokens), device=tokens.device) if isinstance(rows, slice) else rows
-            return self.log_probs[at, tokens.clamp(min=0)].masked_fill(tokens < 0, -torch.inf)
+            return self.log_probs[rows, tokens.clamp(min=0)].masked_fill(tokens < 0, -torch.inf)
         found = self.token_ids[rows] == tokens[:, None]
         return self.log_probs[rows].masked_fill(~found, -torch.inf).amax(1)
 
@@ -115,7 +118,7 @@ class WarpedRows:
         if count >= self.log_probs.shape[1]:
             return self
         least = self.log_probs.topk(count, dim=1).values[:, -1:]
-        width = int((self.log_probs >= least).sum(1).amax())
+        width = max(count, int((self.log_probs >= least).sum(1).amax()))  # of NaN none is
         log_probs, columns = self.log_probs.topk(width, dim=1)
         return WarpedRows(log_probs, columns if self.token_ids is None else self.token_ids.gather(1, columns))
 

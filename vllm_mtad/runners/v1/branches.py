@@ -28,15 +28,19 @@ class VerifiedTree:
     depths: list[int]
 
     @classmethod
-    def of(cls, tokens: list[int], parents: list[int], num_rows: int) -> VerifiedTree:
-        """The first `num_rows` of a `DraftTree`'s nodes that have a token; `parents` as there."""
-        nodes = [node for node, token in enumerate(tokens) if token >= 0][:num_rows]
+    def of(cls, tokens: list[int], parents: list[int], num_drafts: int) -> VerifiedTree:
+        """The first `num_drafts` of a `DraftTree`'s nodes that have a token; `parents` as there."""
+        nodes = [node for node, token in enumerate(tokens) if token >= 0][:num_drafts]
         row_of = {0: 0} | {node + 1: row for row, node in enumerate(nodes, start=1)}
         found = cls(nodes, [0], [0])
         for node in nodes:
             found.parents.append(row_of[parents[node]])
             found.depths.append(found.depths[found.parents[-1]] + 1)
         return found
+
+    def trunk(self, gamma: int) -> int:
+        """The last of the chosen draft's rows, which stand first; fewer than gamma after a cut, or where q was NaN."""
+        return sum(node < gamma for node in self.nodes)
 
     def path(self, row: int) -> list[int]:
         """From row 0 to `row`, both among them."""
@@ -64,7 +68,7 @@ class Branches:
     def of(cls, tree: VerifiedTree, root: int, gamma: int, first: int) -> Branches:
         """`first`: the number of the first branch that is free."""
         num_rows = len(tree.parents)
-        found = cls(tree, root, min(gamma, num_rows - 1), [-1] * num_rows)
+        found = cls(tree, root, tree.trunk(gamma), [-1] * num_rows)
         for row in range(num_rows - 1, found.trunk, -1):  # children before parents
             if found.of_row[row] < 0:  # a leaf
                 found.of_row[row] = first + len(found.paths)

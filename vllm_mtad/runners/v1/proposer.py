@@ -41,6 +41,7 @@ class MTADProposer(DraftModelProposer):
         self.runner = runner
         self.options = self.speculative_config.options
         self.requests = RequestTable(runner, self.options)
+        self._verification: TreeVerification | None = None
         self._draft_limit = self.draft_model_config.max_model_len
 
     # -- set-up ---------------------------------------------------------------------------------------
@@ -66,7 +67,8 @@ class MTADProposer(DraftModelProposer):
             )
         self._plan = plan
         self._beam_cache: BeamCache | None = None
-        self._verification = self._verify_trees() if self.options.num_candidates > 1 else None
+        if self.options.num_candidates > 1:
+            self._verification = self._verify_trees()
         self._row_starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
         self._row_starts_cpu = torch.arange(rows + 1, dtype=torch.int32)
 

@@ -79,7 +79,7 @@ class TreeVerification:
         for request, (tokens, parents) in enumerate(zip(trees.tokens.tolist(), trees.parents.tolist())):
             tree = VerifiedTree.of(tokens, parents, max(0, int(drafts[request])))
             self.verified.append(tree)
-            if len(tree.nodes) > self._gamma:
+            if len(tree.nodes) > tree.trunk(self._gamma):
                 root = int(batch.num_computed_tokens_cpu[request])
                 self._branches[request] = branches = Branches.of(tree, root, self._gamma, num_branches)
                 num_branches += len(branches.paths)

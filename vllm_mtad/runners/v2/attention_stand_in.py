@@ -3,6 +3,7 @@ layer asks for something that ours does not do."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,7 @@ def check_page_layout(layer: Any, model: str = "draft") -> None:
         )
 
 
-class AttentionStandIn:
+class AttentionStandIn(ABC):
     """Stands before a layer's attention: passes whose metadata are its own come to `attend`, everything else goes on to
     the backend, and what is of both to both. KV caches are written as ever.
 
@@ -121,6 +122,7 @@ class AttentionStandIn:
         """The backend's metadata where a pass of ours has requests that are not; the backend then attends first."""
         return None
 
+    @abstractmethod
     def attend(
         self,
         query: torch.Tensor,
@@ -132,4 +134,3 @@ class AttentionStandIn:
         out: torch.Tensor,
     ) -> None:
         """Write `out` `[rows, num_heads, head_size]`. `keys`, `values`: of `pages`."""
-        raise NotImplementedError
