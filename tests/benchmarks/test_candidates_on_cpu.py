@@ -1,7 +1,10 @@
 """What the tables of `benchmarks.candidates_on_cpu` say of made-up rounds."""
 
-from benchmarks.candidates_on_cpu import Part, all_parts
+from types import SimpleNamespace
+
+from benchmarks.candidates_on_cpu import Part, _figures, all_parts
 from benchmarks.report.candidates_on_cpu import page
+from vllm_mtad.measure.decoding import Decoded, Run
 
 
 def round_of(gamma, candidates, speed, number=0, pair="tales"):
@@ -46,3 +49,25 @@ def test_every_part_stands_once_and_differs_in_candidates_alone():
     assert len(parts) == len(set(parts))
     methods = Part("tales", "bundled", True, 6).methods
     assert {c: m.num_speculative_tokens for c, m in methods.items()} == {None: 0, 0: 6, 1: 6, 2: 6, 4: 6}
+
+
+def test_a_round_s_figures_are_of_its_own_prompts():
+    """Prefills gave no draft; answers are judged and scored as the prompts that they belong to."""
+    prompts = [[1, 2], [3], [4, 5]]
+    workload = SimpleNamespace(
+        prompt_ids=prompts, prompt_set=SimpleNamespace(judge=lambda index, text: text == str(index))
+    )
+    likelihood = SimpleNamespace(
+        negative_log_likelihoods=lambda prompts, answers: [len(p) * 100.0 + len(a) for p, a in zip(prompts, answers)]
+    )
+    decoded = [
+        Decoded({"prompt_token_ids": [4, 5]}, [[7], [8, 9, 7], [8, 9]], "2"),
+        Decoded({"prompt_token_ids": [3]}, [[7], [8]], "0"),
+    ]
+    assert _figures(workload, Run(decoded, 1.0), likelihood) == {
+        "drafted_tokens": [5, 1],
+        "drafted_calls": [2, 1],
+        "nats": [206.0, 102.0],
+        "lengths": [6, 2],
+        "correct": [True, False],
+    }
