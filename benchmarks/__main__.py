@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(write_report(args.folder))
         return 0
-    from vllm_mtad.measure.engines import quiet_vllm
+    from vllm_mtad.tools.harness.engines import quiet_vllm
 
     quiet_vllm()
     from benchmarks.run import PARTS, run_plan

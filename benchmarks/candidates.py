@@ -15,14 +15,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.hugging_face import TargetLikelihood
 from benchmarks.plan import Models, Quality
 from benchmarks.reference import calls_of
 from benchmarks.report.candidates import page
 from benchmarks.store import Store
 from benchmarks.workload import load_workload
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
-from vllm_mtad.measure.likelihood import TargetLikelihood
-from vllm_mtad.measure.methods import DEFAULT, PAPER
+from vllm_mtad.tools.harness.methods import DEFAULT, PAPER
 
 DEFAULT_FOLDER = Path(__file__).parent / "results" / "candidates"
 DRAFT_LENGTHS = (2, 4, 6, 8)

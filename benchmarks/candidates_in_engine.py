@@ -14,9 +14,9 @@ import sys
 from typing import Any, NamedTuple
 
 from benchmarks.candidates import DEFAULT_FOLDER
-from benchmarks.machine import ROOT
 from benchmarks.report.candidates import page
 from benchmarks.store import Store
+from vllm_mtad.tools.harness.machine import ROOT
 
 PAIRS = ("minisql", "tales")
 IN_FLIGHT = 7
@@ -69,24 +69,23 @@ def _decode_in_a_process(setting: EngineSetting, num_prompts: int) -> dict[str, 
 
 def decode(setting: list[Any], num_prompts: int) -> dict[str, Any]:
     """One setting on the first prompts of its pair: each call's tokens, by prompt."""
-    from vllm_mtad.measure.engines import quiet_vllm, start, stop
+    from vllm_mtad.tools.harness.engines import engine_up, quiet_vllm
 
     quiet_vllm()
     from benchmarks.plan import Models, Quality
     from benchmarks.workload import load_workload
     from vllm_mtad.config.options import MTADOptions
-    from vllm_mtad.measure.decoding import decode
-    from vllm_mtad.measure.methods import PAPER, draft_model, mtad
+    from vllm_mtad.tools.harness.decoding import decode
+    from vllm_mtad.tools.harness.methods import PAPER, draft_model, mtad
 
     pair, gamma, num_candidates = EngineSetting(*setting)
     workload = load_workload(Models(None, None), Quality(pair, num_prompts, ()))
     method = draft_model(gamma)
     if num_candidates:
         method = mtad(MTADOptions(num_speculative_tokens=gamma, num_candidates=num_candidates))
-    llm = start(method, workload.pair, dtype="float32", max_num_seqs=IN_FLIGHT, max_model_len=512)
     params = PAPER.params(workload.prompt_set.max_tokens)
-    run = decode(llm, workload.prompts, params, IN_FLIGHT, seed=1)
-    stop(llm)
+    with engine_up(method, workload.pair, dtype="float32", max_num_seqs=IN_FLIGHT, max_model_len=512) as llm:
+        run = decode(llm, workload.prompts, params, IN_FLIGHT, seed=1)
     calls = [[len(call) for call in decoded.calls] for decoded in run.decoded]
     return {"setting": list(setting), "prompts": num_prompts, "calls": calls}
 

@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.hugging_face import TargetLikelihood
 from benchmarks.plan import Models, Quality
-from benchmarks.progress import closing
 from benchmarks.report.candidates_on_cpu import page
-from benchmarks.speed import prompts_of_round, sized, summary
+from benchmarks.speed import sized, summary
 from benchmarks.store import Store
 from benchmarks.workload import Workload, load_workload
-from vllm_mtad.measure.decoding import Run, decode
-from vllm_mtad.measure.engines import quiet_vllm, start
-from vllm_mtad.measure.likelihood import TargetLikelihood
-from vllm_mtad.measure.methods import DEFAULT, PAPER, Method, Sampling, draft_model, mtad, target_alone
+from vllm_mtad.tools.harness.decoding import Run
+from vllm_mtad.tools.harness.engines import engines_up, quiet_vllm
+from vllm_mtad.tools.harness.methods import DEFAULT, PAPER, Method, Sampling, draft_model, mtad, target_alone
+from vllm_mtad.tools.harness.turns import WARM_UP, Rounds
 
 DEFAULT_FOLDER = Path(__file__).parent / "results" / "candidates-on-cpu"
 CANDIDATES = (1, 2, 4)
@@ -37,7 +37,7 @@ ALWAYS = 1 << 12
 
 
 class Part(NamedTuple):
-    """`size`: of `measure.sizes.SIZES`, or "bundled"."""
+    """`size`: of `pairs.sizes.SIZES`, or "bundled"."""
 
     pair: str
     size: str
@@ -92,35 +92,38 @@ def time_part(part: Part) -> Iterator[dict[str, Any]]:
     """One row a (method, temperature, requests in flight, round)."""
     workload = load_workload(Models(None, None), Quality(part.pair, 64, ()))
     likelihood = TargetLikelihood.of(workload.pair.target)
-    with tempfile.TemporaryDirectory() as folder, closing([]) as engines:
+    options = {"enforce_eager": not part.is_compiled, "max_num_seqs": max(IN_FLIGHT)}
+    with tempfile.TemporaryDirectory() as folder:
         pair = sized(workload, None if part.size == "bundled" else part.size, Path(folder))
-        for method in part.methods.values():
-            engines.append(start(method, pair, enforce_eager=not part.is_compiled, max_num_seqs=max(IN_FLIGHT)))
-        for sampling, in_flight in ((PAPER, IN_FLIGHT), (GREEDY, (IN_FLIGHT[0], IN_FLIGHT[-1]))):
-            for concurrency in in_flight:
-                for number, runs in _rounds(workload, engines, sampling, concurrency):
-                    for candidates, run in zip(part.methods, runs):
+        with engines_up(list(part.methods.values()), pair, options) as engines:
+            for sampling, in_flight in ((PAPER, IN_FLIGHT), (GREEDY, (IN_FLIGHT[0], IN_FLIGHT[-1]))):
+                timed = [(replace(method, sampling=sampling), llm) for method, llm in engines]
+                for turn in _rounds(workload, in_flight).turns(timed):
+                    run = turn.decode()
+                    if turn.number != WARM_UP:
                         yield {
                             "part": list(part),
-                            "candidates": candidates,
+                            "candidates": _candidates_of(turn.method),
                             "temperature": sampling.temperature,
-                            "in_flight": concurrency,
-                            "round": number,
+                            "in_flight": turn.in_flight,
+                            "round": turn.number,
                             **summary(run),
                             **_figures(workload, run, likelihood),
                         }
 
 
-def _rounds(
-    workload: Workload, engines: Sequence[Any], sampling: Sampling, concurrency: int
-) -> Iterator[tuple[int, list[Run]]]:
-    count, prompt_set = max(LEAST_PROMPTS, 2 * concurrency), workload.prompt_set
-    params = sampling.params(prompt_set.max_tokens, prompt_set.stop)
-    for number in range(-1, ROUNDS):  # the round before the first warms up
-        chosen = prompts_of_round(workload, max(number, 0), count)
-        runs = [decode(llm, chosen, params, concurrency, 1000 + number) for llm in engines]
-        if number >= 0:
-            yield number, runs
+def _candidates_of(method: Method) -> int | None:
+    """As the keys of `Part.methods`."""
+    if method.speculative is None:
+        return None
+    return int(dict(method.speculative).get("num_candidates", 0))
+
+
+def _rounds(workload: Workload, in_flight: Sequence[int]) -> Rounds:
+    prompts, task = workload.prompts, workload.prompt_set
+    return Rounds(
+        prompts, task.max_tokens, in_flight, ROUNDS, lambda n: max(LEAST_PROMPTS, 2 * n), seed=1000, stop=task.stop
+    )
 
 
 def _figures(workload: Workload, run: Run, likelihood: TargetLikelihood) -> dict[str, Any]:

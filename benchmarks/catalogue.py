@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vllm_mtad.measure.methods import (
+from vllm_mtad.tools.harness.methods import (
     DEFAULT,
     Method,
     Sampling,

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
-import vllm
-
-from vllm_mtad.demo.figures import MAX_TOKENS
-from vllm_mtad.measure.decoding import decode
-from vllm_mtad.measure.engines import quiet_vllm, start, stop
-from vllm_mtad.measure.methods import PAPER, draft_model, mtad, target_alone
-from vllm_mtad.pair import MINISQL
-from vllm_mtad.pair.minisql.task import evaluation_examples
+from benchmarks.pairs import MINISQL
+from benchmarks.pairs.minisql.task import evaluation_examples
+from benchmarks.prompt_sets.bundled import MiniSQL
+from vllm_mtad.tools.harness.engines import engines_up, quiet_vllm
+from vllm_mtad.tools.harness.machine import command_of, describe_machine
+from vllm_mtad.tools.harness.methods import draft_model, mtad, target_alone
+from vllm_mtad.tools.harness.turns import WARM_UP, Rounds
 
 WAYS = (target_alone(), draft_model(), mtad())
 ROUNDS, REQUESTS = 3, (1, 8)
@@ -35,20 +31,14 @@ WORKER = {"worker_cls": "benchmarks.timed_worker.TimedCPUWorker"}
 def measure() -> list[dict[str, Any]]:
     prompts = [e.prompt for e in evaluation_examples("held_out", 96)]
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    engines = [(way, start(way, MINISQL, **WORKER)) for way in WAYS]
-    try:
-        for round_number in range(ROUNDS + 1):
-            for requests in REQUESTS:
-                for way, llm in engines:
-                    count = 12 * min(requests, 4)
-                    decode(llm, prompts[:count], PAPER.params(MAX_TOKENS), requests, round_number)
-                    (taken,) = llm.collective_rpc("take_times")
-                    if round_number:  # the first warms up
-                        for (part, in_flight), seconds in taken.items():
-                            times[way.family, part, in_flight] += seconds
-    finally:
-        for _, llm in engines:
-            stop(llm)
+    rounds = Rounds(prompts, MiniSQL.max_tokens, REQUESTS, ROUNDS, lambda in_flight: 12 * min(in_flight, 4), seed=1)
+    with engines_up(WAYS, MINISQL, WORKER) as engines:
+        for turn in rounds.turns(engines):
+            turn.decode()
+            (taken,) = turn.llm.collective_rpc("take_times")
+            if turn.number != WARM_UP:
+                for (part, in_flight), seconds in taken.items():
+                    times[turn.method.family, part, in_flight] += seconds
     return [
         {"method": method, "part": part, "requests": n, "median_ms": statistics.median(v) * 1e3, "steps": len(v)}
         for (method, part, n), v in sorted(times.items())
@@ -65,8 +55,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['method']:<12}{row['part']:<12}{row['requests']:>9}{row['median_ms']:>11.2f}{row['steps']:>7}")
     if args.json is not None:
-        machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "vllm": vllm.__version__}
-        machine |= {"torch": torch.__version__, "command": "python -m benchmarks.drafting_round"}
+        machine = describe_machine(command_of("benchmarks.drafting_round"), "cpu")
         args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from benchmarks.catalogue import MAIN, methods_of
 from benchmarks.energy import joules_per_token, open_meter, unavailable_reason
+from benchmarks.pairs.widen import SHAPES
 from benchmarks.plan import Plan, Quality, Served
-from benchmarks.progress import Work, closing
 from benchmarks.quality import refuse, shared_options
 from benchmarks.serving import Server
 from benchmarks.speed import GPU_CACHE_BYTES, key_of, sized
 from benchmarks.store import Store
 from benchmarks.vocabulary import measure_vocabulary
 from benchmarks.workload import load_workload
-from vllm_mtad.measure.decoding import decode
-from vllm_mtad.measure.engines import on_cpu, start
-from vllm_mtad.measure.methods import DEFAULT
-from vllm_mtad.pair.widen import SHAPES
+from vllm_mtad.tools.harness.decoding import decode
+from vllm_mtad.tools.harness.engines import engine_up, on_cpu
+from vllm_mtad.tools.harness.methods import DEFAULT
+from vllm_mtad.tools.harness.progress import Work
 
 IDLE_SECONDS = 15.0
 
@@ -46,7 +46,7 @@ def serve_methods(plan: Plan, served: Served, quality: Quality, folder: Path, st
             try:
                 servers.append(stack.enter_context(Server(method, pair, Path(logs) / method.family, options)))
             except RuntimeError as error:
-                refuse(method, error, store, work)
+                refuse(store, work, method, error)
         for concurrency, repeat in work.over("vllm bench serve", missing, lambda m: f"{m[0]} at a time"):
             for server in servers:
                 figures = server.bench(
@@ -74,12 +74,11 @@ def measure_energy(plan: Plan, folder: Path, quality_of: dict[str, Quality], sto
         (concurrency,) = part.concurrency
         prompts, prompt_set = workload.prompts, workload.prompt_set
         for method in work.over("energy", methods_of(part.groups), lambda method: method.name):
-            with closing([]) as engines:
-                engines.append(start(method, pair, **shared_options(plan, workload, concurrency)))
+            with engine_up(method, pair, **shared_options(plan, workload, concurrency)) as llm:
                 params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
 
                 def run() -> int:
-                    return decode(engines[0], prompts, params, concurrency, 1).num_tokens  # noqa: B023
+                    return decode(llm, prompts, params, concurrency, 1).num_tokens  # noqa: B023
 
                 run()
                 figures = joules_per_token(run, meter, meter.idle_watts(IDLE_SECONDS))

@@ -50,7 +50,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Speed:
-    """Timed rounds in which methods take turns. `size`: of `measure.sizes.SIZES`, or None for models as they are."""
+    """Timed rounds in which methods take turns. `size`: of `pairs.sizes.SIZES`, or None for models as they are."""
 
     prompt_set: str
     groups: tuple[str, ...]

@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.catalogue import GROUPS, methods_of
+from benchmarks.hugging_face import TargetLikelihood
 from benchmarks.plan import Plan, Quality
-from benchmarks.progress import Work, closing
 from benchmarks.prompt_sets.base import PromptSet
 from benchmarks.store import Store
 from benchmarks.workload import Workload, load_workload
-from vllm_mtad.measure.decoding import Decoded, decode
-from vllm_mtad.measure.engines import start
-from vllm_mtad.measure.likelihood import TargetLikelihood
-from vllm_mtad.measure.methods import Method
+from vllm_mtad.config.errors import one_sentence
+from vllm_mtad.tools.harness.decoding import Decoded, decode
+from vllm_mtad.tools.harness.engines import engine_up
+from vllm_mtad.tools.harness.methods import Method
+from vllm_mtad.tools.harness.progress import Work
 
 CONCURRENCY = 32
 
@@ -46,17 +47,16 @@ def _answer_by(
     method: Method, seeds: list[int], plan: Plan, quality: Quality, workload: Workload, store: Store, work: Work
 ) -> None:
     prompt_set = workload.prompt_set
-    with closing([]) as engines:
-        try:
-            engines.append(start(method, workload.pair, **shared_options(plan, workload, CONCURRENCY)))
-            params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
+    params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
+    try:
+        with engine_up(method, workload.pair, **shared_options(plan, workload, CONCURRENCY)) as llm:
             for seed in seeds:
-                run = decode(engines[0], workload.prompts, params, CONCURRENCY, seed)
+                run = decode(llm, workload.prompts, params, CONCURRENCY, seed)
                 key = {"prompt_set": quality.prompt_set, "method": method.name, "seed": seed}
                 answers = [_judged(prompt_set, i, decoded) for i, decoded in enumerate(run.decoded)]
                 store.add("answers", key | {"gamma": method.num_speculative_tokens, "answers": answers})
-        except Exception as error:
-            refuse(method, error, store, work)
+    except Exception as error:
+        refuse(store, work, method, error)
 
 
 def _judged(prompt_set: PromptSet, index: int, decoded: Decoded) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def _judged(prompt_set: PromptSet, index: int, decoded: Decoded) -> dict[str, An
     }
 
 
-def refuse(method: Method, error: Exception, store: Store, work: Work) -> None:
+def refuse(store: Store, work: Work, method: Method, error: Exception) -> None:
     """A method whose engine does not start, or ends, is a row of its own, and the run goes on."""
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    store.add("unavailable", {"method": method.name, "reason": reason})
-    work.say(f"{method.name} cannot run: {reason}")
+    why = one_sentence(error)
+    store.add("unavailable", {"method": method.name, "reason": why})
+    work.say(f"{method.name} cannot run: {why}")
 
 
 def score(plan: Plan, quality: Quality, store: Store, work: Work) -> None:

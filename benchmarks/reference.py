@@ -7,11 +7,11 @@ Rows of `reference`: one a prompt set, with the tokens of each call for the firs
 from __future__ import annotations
 
 from benchmarks.plan import Plan, Quality
-from benchmarks.progress import Work
 from benchmarks.store import Store
 from benchmarks.workload import load_workload
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceOutput, ReferenceSettings, hugging_face_model
-from vllm_mtad.measure.methods import DEFAULT, PAPER
+from vllm_mtad.tools.harness.methods import DEFAULT, PAPER
+from vllm_mtad.tools.harness.progress import Work
 
 
 def answer_slowly(plan: Plan, quality: Quality, store: Store, work: Work) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from benchmarks import quality, speed, steps
 from benchmarks.catalogue import on_this_device
 from benchmarks.extras import measure_energy, measure_vocabulary_cost, serve_methods
-from benchmarks.machine import describe_machine
 from benchmarks.plan import Plan, Quality
-from benchmarks.progress import Work
 from benchmarks.reference import answer_slowly
 from benchmarks.store import Store
-from vllm_mtad.measure.engines import on_cpu
+from vllm_mtad.tools.harness.engines import on_cpu
+from vllm_mtad.tools.harness.machine import command_of, describe_machine
+from vllm_mtad.tools.harness.progress import Work
 
 PARTS = ("quality", "speed", "steps", "served", "energy", "vocabulary")
 
@@ -23,7 +23,7 @@ def run_plan(plan: Plan, folder: Path, parts: Sequence[str] = PARTS) -> None:
     """Measure; interrupted, it goes on where it was. `parts`: some of `PARTS`, the others are left for another call."""
     device = "cpu" if on_cpu() else "cuda"
     store, work = Store(folder), Work()
-    machine = describe_machine("benchmarks", device)
+    machine = describe_machine(command_of("benchmarks"), device)
     machine["command"] = machine["command"].replace(str(folder), folder.name)  # where, is of no interest to others
     store.begin(machine | {"plan": plan.as_json()})
     more, reasons = on_this_device(device)

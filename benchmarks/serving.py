@@ -25,9 +25,9 @@ from typing import Any
 
 import psutil
 
-from vllm_mtad.measure.engines import engine_options
-from vllm_mtad.measure.methods import Method, Sampling
-from vllm_mtad.pair import Pair
+from vllm_mtad.tools.harness.engines import engine_options
+from vllm_mtad.tools.harness.methods import Method, Sampling
+from vllm_mtad.tools.harness.pair import Pair
 
 HOST = "127.0.0.1"
 START_LIMIT, BENCH_LIMIT, STOP_LIMIT = 900.0, 3600.0, 30.0
@@ -45,7 +45,7 @@ class Server:
 
     Args:
         folder: for the logs, the prompts and the results of `vllm bench serve`; servers must not share it.
-        engine: engine options that win over `measure.engines.engine_options`, by the names that `LLM` has for them.
+        engine: engine options that win over `harness.engines.engine_options`, by the names that `LLM` has for them.
         start_limit: seconds that the server may take to come up.
     """
 
@@ -196,22 +196,6 @@ class Server:
             raise RuntimeError(f"`vllm bench serve` against {self.method.name!r} {how}." + _end_of(log))
 
 
-def measure_server(
-    method: Method,
-    pair: Pair,
-    prompts: list[str],
-    *,
-    concurrency: int,
-    num_prompts: int,
-    max_tokens: int,
-    folder: Path,
-    engine: dict[str, Any],
-) -> dict[str, Any]:
-    """One `Server.bench` on a server of its own."""
-    with Server(method, pair, folder, engine) as server:
-        return server.bench(prompts, concurrency=concurrency, num_prompts=num_prompts, max_tokens=max_tokens)
-
-
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
     """Of the JSON file that `vllm bench serve` saves."""
     names = ["request_throughput", "output_throughput", "duration", "completed"]
@@ -224,7 +208,7 @@ def _spec_decode(found: dict[str, Any]) -> dict[str, Any] | None:
     """Acceptance as vLLM counts it, from the difference of the server's counters over the run.
 
     It also counts tokens after the stop and placeholder drafts (those of a request that has no draft), so it differs
-    from `measure.figures`. `acceptance_rate` is a share, `acceptance_length` 1 + accepted tokens per draft.
+    from `harness.figures`. `acceptance_rate` is a share, `acceptance_length` 1 + accepted tokens per draft.
     """
     if "spec_decode_num_drafts" not in found:
         return None

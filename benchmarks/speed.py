@@ -9,20 +9,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.catalogue import methods_of
+from benchmarks.pairs.sizes import padded
 from benchmarks.plan import Plan, Quality, Speed
-from benchmarks.progress import Work, closing
 from benchmarks.quality import refuse, shared_options
 from benchmarks.store import Store
 from benchmarks.workload import Workload, load_workload
-from vllm_mtad.measure.decoding import Run, decode
-from vllm_mtad.measure.engines import on_cpu, start
-from vllm_mtad.measure.methods import Method, target_alone
-from vllm_mtad.measure.sizes import pair_at
-from vllm_mtad.pair import Pair
+from vllm_mtad.tools.harness.decoding import Run
+from vllm_mtad.tools.harness.engines import engines_up, on_cpu
+from vllm_mtad.tools.harness.methods import Method, target_alone
+from vllm_mtad.tools.harness.pair import Pair
+from vllm_mtad.tools.harness.progress import Work
+from vllm_mtad.tools.harness.turns import WARM_UP, Rounds
 
 GPU_CACHE_BYTES = 8 << 30
 """KV cache of an engine on a GPU that others share."""
@@ -34,7 +36,7 @@ def key_of(speed: Speed) -> dict[str, Any]:
 
 def sized(workload: Workload, size: str | None, folder: Path) -> Pair:
     """The workload's pair at `size`, in a folder of its own within `folder`."""
-    return workload.pair if size is None else pair_at(size, workload.pair, folder / workload.prompt_set.name)
+    return workload.pair if size is None else padded(workload.pair, size, folder / workload.prompt_set.name / size)
 
 
 def turns(methods: Sequence[Method], together: int) -> list[list[Method]]:
@@ -64,48 +66,31 @@ def time_methods(plan: Plan, speed: Speed, quality: Quality, folder: Path, store
     options = shared_options(plan, workload, max(speed.concurrency)) | shared_machine(speed)
     title = f"speed of {speed.prompt_set} at {speed.size or 'its own size'}"
     for group in work.over(title, missing, lambda group: ", ".join(m.name for m in group[1:])):
-        with closing([]) as engines:
-            up: list[Method] = []
-            for method in group:
-                try:
-                    engines.append(start(method, pair, **options))
-                    up.append(method)
-                except Exception as error:
-                    refuse(method, error, store, work)
-            turn = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            for concurrency in speed.concurrency:
-                _take_turns(up, engines, workload, speed, concurrency, turn, store)
+        refused = partial(refuse, store, work)
+        with engines_up(group, pair, options, refused=refused) as engines:
+            started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            for turn in rounds_of(workload, speed, seed=1000).turns(engines):
+                run = turn.decode()
+                if turn.number != WARM_UP:
+                    row = {"method": turn.method.name, "concurrency": turn.in_flight, "round": turn.number}
+                    store.add("speed", key_of(speed) | row | {"turn": started} | summary(run))
+
+
+def rounds_of(workload: Workload, speed: Speed, seed: int) -> Rounds:
+    prompt_set = workload.prompt_set
+    return Rounds(
+        workload.prompts,
+        prompt_set.max_tokens,
+        speed.concurrency,
+        speed.rounds,
+        lambda in_flight: max(speed.least_prompts, 2 * in_flight),
+        seed,
+        prompt_set.stop,
+    )
 
 
 def _is_of(speed: Speed, row: dict[str, Any]) -> bool:
     return key_of(speed) == {name: row[name] for name in key_of(speed)}
-
-
-def _take_turns(
-    methods: list[Method],
-    engines: list[Any],
-    workload: Workload,
-    speed: Speed,
-    concurrency: int,
-    turn: str,
-    store: Store,
-) -> None:
-    count = max(speed.least_prompts, 2 * concurrency)
-    prompt_set = workload.prompt_set
-    for number in range(-1, speed.rounds):  # the round before the first warms up
-        chosen = prompts_of_round(workload, max(number, 0), count if number >= 0 else min(count, 4))
-        for method, llm in zip(methods, engines):
-            params = method.sampling.params(prompt_set.max_tokens, prompt_set.stop)
-            run = decode(llm, chosen, params, concurrency, 1000 + number)
-            if number >= 0:
-                row = {"method": method.name, "concurrency": concurrency, "round": number, "turn": turn}
-                store.add("speed", key_of(speed) | row | summary(run))
-
-
-def prompts_of_round(workload: Workload, number: int, count: int) -> list[dict[str, Any]]:
-    """The round's own `count` prompts, the same for every method."""
-    prompts = workload.prompts
-    return [prompts[(number * count + i) % len(prompts)] for i in range(count)]
 
 
 def summary(run: Run) -> dict[str, Any]:

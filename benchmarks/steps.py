@@ -1,8 +1,8 @@
 """Where the time of a step goes, and the ceiling that the models' own forward passes set.
 
 Rows of `steps`: one a (part of the plan, method), medians in ms over all decode steps with so many requests. A method's
-ceiling is its block efficiency over the time of its forward passes alone: what would be left if scheduling, drawing,
-accepting and sampling cost nothing.
+ceiling is its mean acceptance length over the time of its forward passes alone: what would be left if scheduling,
+drawing, accepting and sampling cost nothing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 
 from benchmarks.catalogue import methods_of
 from benchmarks.plan import Plan, Quality, Speed
-from benchmarks.progress import Work, closing
 from benchmarks.quality import shared_options
-from benchmarks.speed import key_of, prompts_of_round, sized, turns
+from benchmarks.speed import key_of, rounds_of, sized, turns
 from benchmarks.store import Store
 from benchmarks.workload import load_workload
-from vllm_mtad.measure.decoding import Run, decode
-from vllm_mtad.measure.engines import start
-from vllm_mtad.measure.figures import block_efficiency
-from vllm_mtad.measure.methods import Method
+from vllm_mtad.tools.harness.decoding import Run
+from vllm_mtad.tools.harness.engines import engines_up
+from vllm_mtad.tools.harness.figures import mean_acceptance_length
+from vllm_mtad.tools.harness.methods import Method
+from vllm_mtad.tools.harness.progress import Work
+from vllm_mtad.tools.harness.turns import WARM_UP
 
 WORKER = "benchmarks.timed_worker.TimedCPUWorker"
 PARTS = ("target", "target forward", "drafting", "draft forward", "acceptance")
@@ -43,20 +44,15 @@ def time_steps(plan: Plan, speed: Speed, quality: Quality, folder: Path, store: 
     for group in work.over(title, missing, lambda group: ", ".join(m.name for m in group[1:])):
         runs: dict[Method, list[Run]] = defaultdict(list)
         times: dict[Method, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        with closing([]) as engines:
-            for method in group:
-                engines.append(start(method, pair, **options))
-            for number in range(-1, speed.rounds):  # the round before the first warms up
-                chosen = prompts_of_round(workload, max(number, 0), speed.least_prompts)
-                for method, llm in zip(group, engines):
-                    params = method.sampling.params(workload.prompt_set.max_tokens, workload.prompt_set.stop)
-                    run = decode(llm, chosen, params, 1, 2000 + number)
-                    (taken,) = llm.collective_rpc("take_times")
-                    if number >= 0:
-                        runs[method].append(run)
-                        for (part, in_flight), seconds in taken.items():
-                            if in_flight == 1:
-                                times[method][part] += seconds
+        with engines_up(group, pair, options) as engines:
+            for turn in rounds_of(workload, speed, seed=2000).turns(engines):
+                run = turn.decode()
+                (taken,) = turn.llm.collective_rpc("take_times")
+                if turn.number != WARM_UP:
+                    runs[turn.method].append(run)
+                    for (part, in_flight), seconds in taken.items():
+                        if in_flight == 1:
+                            times[turn.method][part] += seconds
         for method in group:
             if method.name not in done:
                 done.add(method.name)
@@ -69,7 +65,7 @@ def _row(runs: list[Run], times: dict[str, list[float]]) -> dict[str, Any]:
     calls = [[len(call) for call in d.calls] for d in decoded]
     decode_seconds = sum(d.last - d.first for d in decoded)
     return {
-        "block_efficiency": block_efficiency(calls),
+        "mean_acceptance_length": mean_acceptance_length(calls),
         "step_ms": 1e3 * decode_seconds / sum(len(c) - 1 for c in calls),
         "steps": sum(len(c) - 1 for c in calls),
         "parts_ms": {part: 1e3 * statistics.median(times[part]) for part in PARTS if times.get(part)},

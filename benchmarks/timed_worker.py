@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from vllm_mtad.measure.corrected_worker import CorrectedCPUWorker
+from vllm_mtad.tools.harness.corrected_worker import CorrectedCPUWorker
 
 
 class TimedCPUWorker(CorrectedCPUWorker):

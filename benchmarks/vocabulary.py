@@ -199,9 +199,9 @@ def main() -> None:
             f"{row['launches']:>9}{row['median_ms']:>11.3f}  {low:.3f} to {high:.3f}"
         )
     if args.json is not None:
-        from benchmarks.machine import describe_machine
+        from vllm_mtad.tools.harness.machine import command_of, describe_machine
 
-        machine = describe_machine("benchmarks.vocabulary", args.device)
+        machine = describe_machine(command_of("benchmarks.vocabulary"), args.device)
         args.json.write_text(json.dumps({"machine": machine, "hidden_sizes": LLAMA_3, "rows": rows}, indent=1) + "\n")
 
 

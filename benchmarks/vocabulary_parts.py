@@ -19,7 +19,7 @@ from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.warp import WarpParameters, warp
 from vllm_mtad.config.options import MTADOptions
-from vllm_mtad.measure.methods import PAPER
+from vllm_mtad.tools.harness.methods import PAPER
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class TorchParts:
         n, gamma, device = shape.requests, shape.gamma, target.device
         self.options = MTADOptions(gamma, shape.beam_width)
         self.parameters = WarpParameters.build(
-            torch.full((n,), PAPER.temperature),
+            torch.full((n,), PAPER.temperature, device=device),
             shape.vocab_size,
-            top_k=torch.full((n,), PAPER.top_k),
-            top_p=torch.full((n,), PAPER.top_p),
-        ).to(device)
+            top_k=torch.full((n,), PAPER.top_k, device=device),
+            top_p=torch.full((n,), PAPER.top_p, device=device),
+        )
         self.seeds, self.positions = torch.arange(n, device=device), torch.full((n,), 100, device=device)
         self.request_of_row = torch.arange(n, device=device).repeat_interleave(shape.beam_width)
         self.sampling = _sampling_metadata(shape, device)
@@ -182,7 +182,7 @@ def vanilla_right_on_a_cpu(device: torch.device, runner: str) -> Iterator[None]:
     _register_kernels_of_the_cpu()
     from vllm.v1.sample import rejection_sampler
 
-    from vllm_mtad.measure import corrected_worker
+    from vllm_mtad.tools.harness import corrected_worker
 
     names = ("expand_batch_to_tokens", "apply_sampling_constraints")
     stock = {name: getattr(rejection_sampler, name) for name in names}

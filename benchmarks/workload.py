@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks.pairs import BUNDLED
 from benchmarks.plan import Models, Quality
 from benchmarks.prompt_sets.base import PromptSet
 from benchmarks.prompt_sets.registry import load_prompt_set
-from vllm_mtad.pair import MINISQL, TALES, Pair
-
-_BUNDLED = {"minisql": MINISQL, "tales": TALES}
+from vllm_mtad.tools.harness.pair import Pair
+from vllm_mtad.tools.harness.prompts import tokenized
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,11 @@ def load_workload(models: Models, quality: Quality) -> Workload:
     if quality.chat and quality.prompt_set == "humaneval":
         raise ValueError("humaneval cannot be asked with --chat: an answer continues the prompt's code as it stands.")
     if models.target is None:
-        if quality.prompt_set not in _BUNDLED:
+        if quality.prompt_set not in BUNDLED:
             raise ValueError(f"The prompt set {quality.prompt_set!r} has no bundled pair: give --target and --draft.")
-        pair = _BUNDLED[quality.prompt_set]
+        pair = BUNDLED[quality.prompt_set]
     else:
-        pair = Pair(Path(models.target), Path(models.draft or ""))
+        pair = Pair(models.target, models.draft or "")
     prompt_set = load_prompt_set(quality.prompt_set, quality.num_prompts, quality.source, **dict(quality.options))
     tokenizer = AutoTokenizer.from_pretrained(str(pair.target))
-    if quality.chat:
-        ids = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
-            )["input_ids"]
-            for prompt in prompt_set.prompts
-        ]
-    else:
-        ids = [tokenizer(prompt).input_ids for prompt in prompt_set.prompts]
-    return Workload(pair, prompt_set, ids)
+    return Workload(pair, prompt_set, tokenized(tokenizer, prompt_set.prompts, quality.chat))

@@ -18,3 +18,12 @@ from tests.small_pair import save_pair
 def small_pair(tmp_path_factory):
     """(target, draft): folders of a random pair, float32."""
     return tuple(str(path) for path in save_pair(tmp_path_factory.mktemp("pair")))
+
+
+@pytest.fixture
+def with_triton(monkeypatch):
+    """As on a GPU, where Triton is there and Model Runner V2 the default."""
+    from vllm.config import vllm as vllm_config
+
+    monkeypatch.setattr(vllm_config, "HAS_TRITON", True)
+    monkeypatch.setattr("vllm_mtad.config.candidate_schedule.HAS_TRITON", True)

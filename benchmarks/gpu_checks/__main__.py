@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu_checks`: what to run, in which order.
 
 `vllm serve` comes first. Results are appended to DIR/gpu_checks.jsonl as they come, logs to DIR/logs; tables follow at
-the end, with what became of each claim of the README (`aims`). The exit status is 1 if a check failed or a part had an
+the end, with what became of each claim of our texts (`aims`). The exit status is 1 if a check failed or a part had an
 error, which ends no other part; a missed aim is reported and changes nothing. `--tiny --device cpu` runs the same code
 on toy shapes in Triton's interpreter (`python -m tests.interpreter -m benchmarks.gpu_checks ...`), to show that it
 works, and keeps no times.
@@ -23,7 +23,7 @@ from benchmarks.gpu_checks import correctness, serve
 from benchmarks.gpu_checks.aims import conclude
 from benchmarks.gpu_checks.report import Report
 from benchmarks.gpu_checks.subprocesses import end_all, run_task
-from benchmarks.machine import describe_machine
+from vllm_mtad.tools.harness.machine import command_of, describe_machine
 
 PARTS = ("serve", "correctness", "drafting", "trees", "step", "arrivals")
 SPECULATORS = ("draft_model", "mtad B1", "mtad B4", "mtad B8", "mtad B16")
@@ -120,7 +120,7 @@ def main() -> int:
     args = parse_arguments()
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(args.out)
-    report.add(**describe_machine("benchmarks.gpu_checks", args.device))
+    report.add(**describe_machine(command_of("benchmarks.gpu_checks"), args.device))
     parts = [part for part in args.parts if part != "arrivals" or "step" not in args.parts]
     with ThreadPoolExecutor(2 if args.tiny else 1) as pool:
         list(pool.map(lambda part: run_part(part, report, args), parts))

@@ -1,6 +1,6 @@
 """What the measurements are held against, and which check stands behind which claim.
 
-Aims are what was hoped for. Claims are what the project's README says of GPUs, in its words. Neither is mentioned as
+Aims are what was hoped for. Claims are what README and `docs` say of GPUs, in their words. Neither is mentioned as
 held where nothing was measured.
 """
 
@@ -16,7 +16,7 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Claim:
-    """`words`: the README's. `part` and `check`: of the records that show it; the names begin so."""
+    """`words`: of README or `docs`. `part` and `check`: of the records that show it; the names begin so."""
 
     words: str
     part: str
@@ -36,10 +36,10 @@ CLAIMS = (
     Claim("joint greedy equal to the slow reference", "correctness", "joint greedy equals the reference"),
     Claim("server, streaming, `/metrics`", "serve", "vllm serve, gamma = 4: answers every request"),
     Claim("at most 16 on a GPU", "drafting", "B = 16 drafts"),
-    Claim("read its paged prefix once", "drafting", "aim: B=4 at 32 requests, 2k"),
+    Claim("paged prefix once for all beams", "drafting", "aim: B=4 at 32 requests, 2k"),
     Claim("several candidates: equal to the slow reference", "correctness", "several candidates: "),
     Claim("FlashAttention 3 or our kernel for the text, our kernel among the rows", "trees", "attention over trees"),
-    Claim("compiled (non-eager) engines", "arrivals", "first passes with a prefill run in pieces"),
+    Claim("compiled engines", "arrivals", "first passes with a prefill run in pieces"),
 )
 """Not here: tensor parallelism, which needs two GPUs."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.gpu_checks.graph_use import count_first_passes, count_replays
-from vllm_mtad.pair import MINISQL
-from vllm_mtad.pair.minisql.task import evaluation_examples
+from benchmarks.pairs import MINISQL
+from benchmarks.pairs.minisql.task import evaluation_examples
 
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},

@@ -19,11 +19,11 @@ def count_replays(manager: Any) -> None:
 
 def count_first_passes(speculator: Any) -> None:
     """`speculator.first_passes` counts from now on how first passes run: FULL, PIECEWISE or NONE (eager)."""
-    find, speculator.first_passes = speculator._first_pass_descriptor, Counter()
+    find, speculator.first_passes = speculator.first_pass.descriptor, Counter()
 
     def find_and_count(*args: Any) -> Any:
         descriptor = find(*args)
         speculator.first_passes[descriptor.cg_mode.name] += 1
         return descriptor
 
-    speculator._first_pass_descriptor = find_and_count
+    speculator.first_pass.descriptor = find_and_count

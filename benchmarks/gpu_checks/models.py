@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_mtad.pair.widen import SHAPES, Shape
+from benchmarks.pairs.widen import SHAPES, Shape
 
 if TYPE_CHECKING:
     from torch import nn

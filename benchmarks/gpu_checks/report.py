@@ -128,7 +128,7 @@ def _arrivals(records: list[dict[str, Any]]) -> None:
 
 
 def _claims(records: list[dict[str, Any]]) -> None:
-    """What the README says of GPUs, and whether it was shown."""
+    """What README and `docs` say of GPUs, and whether it was shown."""
     for r in records:
         print(f"  {r['holds']:<14}{r['claim']}  ({r['shown_by']})")
 

@@ -23,7 +23,7 @@ class StepEvents:
         runner.execute_model = self._mark_step(runner.execute_model)
         runner.rejection_sampler = _Callable(self._mark(runner.rejection_sampler, "acceptance"))
         speculator.propose = self._mark(speculator.propose, "drafting")
-        speculator._first_pass_descriptor = self._note_first_pass(speculator._first_pass_descriptor)
+        speculator.first_pass.descriptor = self._note_first_pass(speculator.first_pass.descriptor)
 
     def _event(self) -> Any:
         if not self._timed:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT
+from vllm_mtad.tools.harness.machine import ROOT
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",

@@ -213,7 +213,7 @@ def measure(file: str, tiny: bool) -> bool:
     try:
         import xformers  # noqa: F401
     except ImportError:
-        append(Path(file), {"part": "trees", "skipped": "xformers is not installed: pip install '.[tree]'"})
+        append(Path(file), {"part": "trees", "skipped": "xformers is not installed: pip install xformers"})
         return True
     for record in _tiny() if tiny else _on_gpu(Path(file)):
         append(Path(file), {"part": "trees"} | record)

@@ -119,7 +119,7 @@ class Drafting:
             page_size=self.shape.page_size,
         )
         plans = {self.reader: self.reader.plan(prefixes)}
-        return lambda depth: BeamAttentionMetadata(depth - 1, self.beams.ancestry(depth), prefixes, plans)
+        return lambda depth: BeamAttentionMetadata(depth, self.beams.ancestry(depth), prefixes, plans)
 
     def projections(self, num_reqs: int) -> list[torch.Tensor]:
         """Query, key, value and output of one layer. The first three are parts of one tensor, as a projection's are."""

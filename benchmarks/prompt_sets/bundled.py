@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks.pairs.minisql.task import evaluation_examples, is_correct
+from benchmarks.pairs.tales.task import evaluation_tales, is_consistent
 from benchmarks.prompt_sets.base import PromptSet
-from vllm_mtad.pair.minisql.task import evaluation_examples, is_correct
-from vllm_mtad.pair.tales import evaluation_tales, is_consistent
 
 
 class MiniSQL(PromptSet):

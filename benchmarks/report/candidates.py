@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.report.candidates_in_engine import sections
 from benchmarks.report.tables import number, table, with_interval
-from vllm_mtad.measure.intervals import Ratio, interval, paired_difference
+from vllm_mtad.tools.harness.intervals import Ratio, interval, paired_difference
 
 Rows = dict[tuple[Any, ...], dict[str, Any]]
 
@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 # Several candidates, by the slow reference
 
 `python -m benchmarks.candidates`: `vllm_mtad/algorithm/reference.py` on the bundled pairs with Hugging Face in float32,
-B = 4, tau = 0.5. *tokens/call*: over the target calls that had a draft. *rows/call*: rows that the target scored in
-them, the newest token's among them; nodes that are not there are not counted (an engine of fixed shape feeds
+B = 4, tau = 0.5. *acceptance length*: tokens of a target call, if it had a draft. *rows/call*: rows that the target
+scored in them, the newest token's among them; nodes that are not there are not counted (an engine of fixed shape feeds
 1 + gamma C). *other won*: calls whose accepted tokens were not the chosen draft's. Brackets are 95 % intervals,
 bootstrapped over prompts; differences are to one candidate at the same gamma, paired by prompt, and **bold** where the
 interval excludes 0.
@@ -68,7 +68,7 @@ def _ordered(rows: Rows) -> list[tuple[Any, ...]]:
 
 
 def _sampled_table(rows: Rows) -> str:
-    header = ["gamma", "C", "test", "tokens/call", "difference", "rows/call", "other won"]
+    header = ["gamma", "C", "test", "acceptance length", "difference", "rows/call", "other won"]
     header += ["NLL/token", "difference", "correct, %", "difference, points"]
     cells = []
     for setting in _ordered(rows):
@@ -112,5 +112,13 @@ def _greedy_table(rows: Rows) -> str:
         cells.append(
             [str(gamma), str(candidates), efficiency, difference, f"{_rows_per_call(row):.1f}", _other_won(row), same]
         )
-    header = ["gamma", "C", "tokens/call", "difference", "rows/call", "other won", "texts equal to the target's own"]
+    header = [
+        "gamma",
+        "C",
+        "acceptance length",
+        "difference",
+        "rows/call",
+        "other won",
+        "texts equal to the target's own",
+    ]
     return table(header, cells)

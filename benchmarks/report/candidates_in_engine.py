@@ -1,11 +1,11 @@
-"""Tables of `benchmarks.candidates_in_engine`: engines beside the reference, and what tokens a call would be worth."""
+"""Tables of `benchmarks.candidates_in_engine`: engines beside the reference, and what their lengths would be worth."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmarks.report.tables import number, table, with_interval
-from vllm_mtad.measure.intervals import Ratio, interval, paired_difference
+from vllm_mtad.tools.harness.intervals import Ratio, interval, paired_difference
 
 Row = dict[str, Any]
 GAMMAS, CANDIDATES = (4, 6, 8), (1, 2, 4)
@@ -74,7 +74,7 @@ def _engine_table(engines: dict[tuple, Row], reference: dict[tuple, Row]) -> str
                 "-" if expected is None else with_interval(paired_difference(own, expected), 2, True),
             ]
         )
-    header = ["engine", "gamma", "prompts", "rows/call", "tokens/call", "the reference's", "difference"]
+    header = ["engine", "gamma", "prompts", "rows/call", "acceptance length", "the reference's", "difference"]
     return table(header, cells)
 
 
@@ -94,4 +94,4 @@ def _worth_table(pair: str, drafts: dict[int, Row], reference: dict[tuple, Row])
             ratios = [tokens / (gamma * DRAFT_PASS + v) / best for v in passes]
             head = [f"MTAD, C = {candidates}", str(gamma), number(tokens, 2), str(1 + gamma * candidates)]
             cells.append([*head, *(number(ratio, 2) for ratio in ratios)])
-    return table(["", "gamma", "tokens/call", "rows/call", *(f"v(R) = {v}" for v in TREE_PASSES)], cells)
+    return table(["", "gamma", "acceptance length", "rows/call", *(f"v(R) = {v}" for v in TREE_PASSES)], cells)

@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 # Several candidates on vLLM's CPU engine
 
 `python -m benchmarks.candidates_on_cpu`, Model Runner V1, bfloat16, B = 4, tau = 0.5, two cores. Engines of one draft
-length took turns. *tokens/call*: over the target calls that had a draft. *NLL/token*: under the target at T = 1.
-*correct*: of all answers of the row's method. Then tok/s by requests in flight: first in tok/s, then × the target
+length took turns. *acceptance length*: tokens of a target call, if it had a draft. *NLL/token*: under the target at
+T = 1. *correct*: of all answers of the method. Then tok/s by requests in flight: first in tok/s, then × the target
 alone of the same rounds, and × `draft_model` at the draft length of the table where it is fastest, which is found for
 each number of requests in flight by itself (both are first divided by their own rounds' target alone). Speeds are
 medians of few rounds on a small noisy machine: a difference below 0.05 means nothing, and rows of two tables do not
@@ -57,7 +57,7 @@ def _table(rows: list[Row]) -> str:
                 *("-" if candidates is None else number(relative[method, n] / best[n], 2) for n in in_flight),
             ]
         )
-    header = ["", "tokens/call", "NLL/token", "correct, %", *(f"tok/s at {n}" for n in in_flight)]
+    header = ["", "acceptance length", "NLL/token", "correct, %", *(f"tok/s at {n}" for n in in_flight)]
     header += [f"× target at {n}" for n in in_flight] + [f"× draft_model at {n}" for n in in_flight]
     return table(header, cells)
 

@@ -44,10 +44,10 @@ def steps_of(results: Results, prompt_set: str) -> dict[str, Step]:
     own = [row for row in rows if row["prompt_set"] == prompt_set]
     for row in own or rows:
         parts, name = row["parts_ms"], row["method"]
-        over_all = answers[name].block_efficiency if name in answers else None
+        over_all = answers[name].mean_acceptance_length if name in answers else None
         if not own and name not in answers:
             continue
-        efficiency = over_all.value if over_all else row["block_efficiency"]
+        efficiency = over_all.value if over_all else row["mean_acceptance_length"]
         found[name] = Step(
             name, efficiency, row["step_ms"], parts["target forward"], parts.get("draft forward", 0.0), parts
         )
@@ -56,7 +56,7 @@ def steps_of(results: Results, prompt_set: str) -> dict[str, Step]:
 
 def step_table(steps: dict[str, Step]) -> str:
     """Where a step's time goes."""
-    header = ["method", "tokens/call", "whole step, ms", "target's pass", "draft's passes", "rest of drafting"]
+    header = ["method", "acceptance length", "whole step, ms", "target's pass", "draft's passes", "rest of drafting"]
     header += ["acceptance", "everything else", "tok/s", "at the ceiling", "reached"]
     rows = []
     for name, step in steps.items():

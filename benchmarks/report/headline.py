@@ -22,6 +22,15 @@ def headline(results: Results) -> list[str]:
     return blocks
 
 
+def _any_right(results: Results, prompt_set: str) -> list[str]:
+    """What is lost in variety, where there are several samples of each prompt."""
+    rows = [row for name in MAIN if (row := results.answers[prompt_set].get(name)) and len(row.answers) > 1]
+    if not rows or len({len(row.answers) for row in rows}) > 1:
+        return []
+    shares = ", ".join(f"{row.method} {row.right_at_least_once:.1%}" for row in rows)
+    return [f"- Prompts that at least one of {len(rows[0].answers)} samples answers right: {shares}."]
+
+
 def _sentences(results: Results, prompt_set: str) -> str:
     answers = results.answers[prompt_set]
     mtad, base = answers["MTAD"], answers[BASE]
@@ -32,6 +41,7 @@ def _sentences(results: Results, prompt_set: str) -> str:
             f"- Correct answers, MTAD − plain sampling: {with_interval(accuracy, 1, True, 100)} points"
             f" ({_reading(accuracy.low > 0, accuracy.high < 0)})."
         )
+        lines += _any_right(results, prompt_set)
     nll = difference(mtad, base, "mean_nll")
     lines.append(
         f"- Negative log-likelihood per token, MTAD − plain sampling: {with_interval(nll, 3, True)} nats"
@@ -40,7 +50,7 @@ def _sentences(results: Results, prompt_set: str) -> str:
     slow = results.reference_efficiency(prompt_set)
     if slow:
         lines.append(
-            f"- Tokens/call of the slow reference (the algorithm written plainly, on Hugging Face):"
+            f"- Mean acceptance length of the slow reference (the algorithm written plainly, on Hugging Face):"
             f" {with_interval(slow[0], 2)}; of the engine on the same prompts: {with_interval(slow[1], 2)}."
         )
     found = verdict(steps_of(results, prompt_set))

@@ -20,7 +20,7 @@ jointly (`B` beams of `γ` tokens) and keeps the longest run whose joint probabi
 joint probability under the draft, exceeds a threshold `τ`. That is **lossy**: it moves the text towards what the target
 finds likely. This page measures what that buys and what it costs.
 
-**How to read it.** *tokens/call*: tokens per pass of the target, over the passes that had a draft (block efficiency).
+**How to read it.** *acceptance length*: tokens per pass of the target, over the passes that had a draft.
 *NLL/token*: how unlikely the target finds the text, in nats, recomputed outside vLLM at temperature 1; lower is
 likelier; *ppl* is its exponential. Brackets are 95 % intervals, bootstrapped over prompts; differences are paired on
 the same prompts and seeds, and **bold** where the interval excludes 0. *speed*: tokens/s divided by the target alone's

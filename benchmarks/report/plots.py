@@ -9,9 +9,9 @@ from typing import Any
 from benchmarks.catalogue import GROUPS
 from benchmarks.report.results import BASE, Answers, Results, Speedup
 from vllm_mtad.config.options import METHOD
-from vllm_mtad.measure.intervals import Interval, interval
-from vllm_mtad.measure.methods import Method
-from vllm_mtad.measure.pareto import pareto_front
+from vllm_mtad.tools.harness.intervals import Interval, interval
+from vllm_mtad.tools.harness.methods import Method
+from vllm_mtad.tools.harness.pareto import pareto_front
 
 COLOURS = {"target": "#555555", "draft_model": "#1f77b4", "ngram": "#2ca02c", METHOD: "#d62728"}
 _DPI = 130
@@ -39,7 +39,7 @@ def _nll(row: Answers, _: Speedup | None) -> Interval | None:
 
 
 def _efficiency(row: Answers, _: Speedup | None) -> Interval | None:
-    return row.block_efficiency
+    return row.mean_acceptance_length
 
 
 def _speed(_: Answers, speed: Speedup | None) -> Interval | None:

@@ -53,7 +53,12 @@ def ablation(results: Results, page: Page) -> list[str]:
             ("beams, with the test per token", beams_per_token, one_per_token),
             ("beams, with the joint test", beams_joint, one_joint),
         )
-        header = ["what it earns", *(["correct, points"] if beams_joint.is_judged else []), "NLL/token", "tokens/call"]
+        header = [
+            "what it earns",
+            *(["correct, points"] if beams_joint.is_judged else []),
+            "NLL/token",
+            "acceptance length",
+        ]
         rows = [
             [what, *interval_of_ablation(of, base), f"{_efficiency(of) - _efficiency(base):+.2f}"]
             for what, of, base in pairs
@@ -64,7 +69,7 @@ def ablation(results: Results, page: Page) -> list[str]:
 
 
 def _efficiency(row: Any) -> float:
-    found = row.block_efficiency
+    found = row.mean_acceptance_length
     return found.value if found else 1.0
 
 
@@ -194,8 +199,8 @@ def _steps(results: Results) -> list[str]:
             blocks += [f"### {prompt_set}: where a step's time goes, and the ceiling", step_table(steps)]
     if blocks:
         blocks.append(
-            "The ceiling is a method's tokens/call over the time of its models' forward passes alone. One request in"
-            " flight."
+            "The ceiling is a method's acceptance length over the time of its models' forward passes alone. One"
+            " request in flight."
         )
     return blocks
 

@@ -11,14 +11,14 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.store import Store
-from vllm_mtad.measure.figures import (
+from vllm_mtad.tools.harness.figures import (
     acceptance_per_position,
     acceptance_rate,
-    block_efficiency,
     distinct,
+    mean_acceptance_length,
     repetition_rate,
 )
-from vllm_mtad.measure.intervals import Interval, Ratio, interval, paired_difference
+from vllm_mtad.tools.harness.intervals import Interval, Ratio, interval, paired_difference
 
 BASE = "target alone"
 
@@ -41,8 +41,8 @@ class Answers:
         return [a["calls"] for answers in self.answers.values() for a in answers]
 
     @property
-    def block_efficiency(self) -> Interval | None:
-        if not self.gamma or block_efficiency(self.calls) is None:
+    def mean_acceptance_length(self) -> Interval | None:
+        if not self.gamma or mean_acceptance_length(self.calls) is None:
             return None
         return interval(self._ratio(lambda a, _: sum(a["calls"][1:]), lambda a: len(a["calls"]) - 1, self.answers))
 
@@ -53,6 +53,12 @@ class Answers:
     @property
     def per_position(self) -> list[float]:
         return acceptance_per_position(self.calls, self.gamma)
+
+    @property
+    def right_at_least_once(self) -> float:
+        """Share of the prompts that at least one of the seeds answered right."""
+        by_prompt = list(zip(*self.answers.values()))
+        return sum(any(a["correct"] for a in of_prompt) for of_prompt in by_prompt) / len(by_prompt)
 
     @property
     def is_judged(self) -> bool:

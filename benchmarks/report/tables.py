@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.report.results import BASE, Answers, Results, Speedup, difference
-from vllm_mtad.measure.intervals import Interval
+from vllm_mtad.tools.harness.intervals import Interval
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -35,7 +35,7 @@ def quality_table(results: Results, prompt_set: str, methods: Sequence[str]) -> 
     """
     answers = results.answers[prompt_set]
     base, judged = answers[BASE], answers[BASE].is_judged
-    header = ["method", "tokens/call", "accepted"]
+    header = ["method", "acceptance length", "accepted"]
     header += ["correct, %", "difference, points"] if judged else []
     header += ["NLL/token", "difference", "ppl", "speed"]
     rows = []
@@ -43,7 +43,7 @@ def quality_table(results: Results, prompt_set: str, methods: Sequence[str]) -> 
         if name not in answers:
             continue
         row = answers[name]
-        efficiency, rate = row.block_efficiency, row.acceptance_rate
+        efficiency, rate = row.mean_acceptance_length, row.acceptance_rate
         cells = [name, "1" if efficiency is None else with_interval(efficiency, 2)]
         cells.append("-" if rate is None else f"{rate:.1%}")
         if judged:

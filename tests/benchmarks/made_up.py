@@ -49,7 +49,7 @@ def fill(store: Store) -> None:
             "size": "0.5b",
             "method": name,
             "steps": 9,
-            "block_efficiency": 3.0 if draft else 1.0,
+            "mean_acceptance_length": 3.0 if draft else 1.0,
         }
         store.add("steps", row | {"step_ms": whole, "parts_ms": parts})
     store.add("unavailable", {"method": "FLy", "reason": "came with vLLM 0.33"})

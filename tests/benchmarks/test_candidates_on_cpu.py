@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from benchmarks.candidates_on_cpu import Part, _figures, all_parts
 from benchmarks.report.candidates_on_cpu import page
-from vllm_mtad.measure.decoding import Decoded, Run
+from vllm_mtad.tools.harness.decoding import Decoded, Run
 
 
 def round_of(gamma, candidates, speed, number=0, pair="tales"):

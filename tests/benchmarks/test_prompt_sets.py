@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks.prompt_sets import NAMES, load_prompt_set
 from benchmarks.prompt_sets.gsm8k import final_number
-from benchmarks.prompt_sets.plain import read_prompts
 from benchmarks.prompt_sets.spider import describe_schema, read_rows, sorts
 from tests.benchmarks.sandboxed import sandboxed
 
@@ -334,35 +333,10 @@ def test_mt_bench_asks_first_turns_and_leaves_the_judging_to_others(tmp_path, da
 # A user's own file
 
 
-def test_plain_reads_jsonl_and_text(tmp_path):
+def test_plain_reads_a_users_file(tmp_path):
     rows = [{"prompt": "One\ntwo", "answer": "3"}, {"prompt": "Ünï", "tag": 1}]
-    assert read_prompts(jsonl(tmp_path / "own.jsonl", rows)) == rows
+    assert load_prompt_set("plain", 9, jsonl(tmp_path / "own.jsonl", rows)).prompts == ["One\ntwo", "Ünï"]
     (tmp_path / "own.txt").write_bytes("\ufeffFirst\r\n\n  Second\n".encode())
     prompts = load_prompt_set("plain", 9, str(tmp_path / "own.txt"), max_tokens=8)
     assert prompts.prompts == ["First", "  Second"]
     assert (prompts.max_tokens, prompts.judge(0, "x")) == (8, None)
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        (b"{", "Expecting"),
-        (b'["prompt"]', "not a JSON object"),
-        (b'{"text": "x"}', "no text under 'prompt'"),
-        (b'{"prompt": 3}', "no text under 'prompt'"),
-        (b'{"prompt": "x", "answer": 3}', "under 'answer'"),
-        (b'{"prompt": "\xff"}', "utf-8"),
-    ],
-)
-def test_a_bad_line_is_named_by_file_and_number(tmp_path, line, complaint):
-    (tmp_path / "own.jsonl").write_bytes(b'{"prompt": "x"}\n\n' + line + b"\n")
-    with pytest.raises(ValueError, match=rf"own\.jsonl, line 3: .*{complaint}"):
-        read_prompts(tmp_path / "own.jsonl")
-
-
-def test_a_missing_or_empty_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"own\.txt: .*No such file"):
-        read_prompts(tmp_path / "own.txt")
-    (tmp_path / "own.txt").write_text("\n\n")
-    with pytest.raises(ValueError, match=r"own\.txt holds no prompts"):
-        read_prompts(tmp_path / "own.txt")

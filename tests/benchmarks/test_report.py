@@ -27,9 +27,9 @@ def page(folder):
 def test_figures_are_those_of_the_rows(folder):
     answers = Results(Store(folder)).answers["minisql"]
     mtad, base = answers["MTAD"], answers["target alone"]
-    assert mtad.block_efficiency.value == pytest.approx(5 / 2)
+    assert mtad.mean_acceptance_length.value == pytest.approx(5 / 2)
     assert mtad.acceptance_rate == pytest.approx(1.5 / 4)
-    assert base.block_efficiency is None
+    assert base.mean_acceptance_length is None
     assert mtad.mean_nll().value() == pytest.approx(0.1 + np.mean(np.arange(PROMPTS)) * 0.001 / 6)
     assert difference(mtad, base, "mean_nll").value == pytest.approx(-0.1)
     assert difference(mtad, base, "accuracy").excludes_zero

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.__main__ import main, parse_arguments, plan_of
 from benchmarks.catalogue import BEAM_WIDTHS, DRAFT_LENGTHS, GROUPS, THRESHOLDS, methods_of
+from benchmarks.pairs import BUNDLED
 from benchmarks.plan import PRESETS, Models, Plan, Quality, Speed
 from benchmarks.reference import calls_of
 from benchmarks.report.markdown import write_report
@@ -14,8 +15,8 @@ from benchmarks.speed import sized, turns
 from benchmarks.store import Store
 from benchmarks.workload import load_workload
 from vllm_mtad.algorithm.reference import ReferenceOutput
-from vllm_mtad.measure.engines import quiet_vllm
-from vllm_mtad.measure.methods import mtad, target_alone
+from vllm_mtad.tools.harness.engines import quiet_vllm
+from vllm_mtad.tools.harness.methods import mtad, target_alone
 
 SMALL = Plan(
     "quick",
@@ -123,7 +124,7 @@ def test_every_set_has_padded_models_of_its_own(tmp_path):
     for name in ("minisql", "tales"):
         workload = load_workload(Models(), Quality(name, 1, ()))
         pair = sized(workload, "50m", tmp_path)
-        assert json.loads((pair.target / "config.json").read_text())["mtad_pair"] == f"{name}-v1"
+        assert (pair.target / "tokenizer.json").read_bytes() == (BUNDLED[name].target / "tokenizer.json").read_bytes()
 
 
 def test_code_is_continued_and_not_chatted_about():

@@ -8,10 +8,10 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from benchmarks.pairs import MINISQL
+from benchmarks.pairs.minisql.task import evaluation_examples
 from benchmarks.serving import Server, measure_server
-from vllm_mtad.measure.methods import PAPER, Method, mtad
-from vllm_mtad.pair import MINISQL
-from vllm_mtad.pair.minisql.task import evaluation_examples
+from vllm_mtad.tools.harness.methods import PAPER, Method, mtad
 
 TOKENS, PROMPTS = 24, 8
 

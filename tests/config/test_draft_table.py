@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_mtad.config.draft_table import known_draft
+from vllm_mtad.config.draft_table import find_draft, known_draft
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,14 @@ def test_a_local_target_takes_the_draft_that_lies_beside_it(tmp_path):
     assert known_draft(str(target)) == "meta-llama/Llama-3.2-1B"
     draft.mkdir()
     assert known_draft(str(target)) == str(draft)
+
+
+def test_what_a_target_names_itself_wins(tmp_path):
+    assert find_draft("meta-llama/Llama-3.1-8B", "me/my-draft") == "me/my-draft"
+    assert find_draft(str(tmp_path / ".."), "./draft") == str(tmp_path.parent / "draft")
+    assert find_draft(str(tmp_path), "../draft") == str(tmp_path.parent / "draft")
+
+
+def test_a_path_is_of_no_use_without_the_targets_folder():
+    with pytest.raises(ValueError, match=r"mtad_draft='\.\./draft', but the target is no local folder"):
+        find_draft("me/my-target", "../draft")

@@ -155,7 +155,7 @@ def test_the_user_s_draft_length_is_one_candidate_s_and_vllm_s_that_of_all(small
     given = {"method": "mtad", "model": small_pair[1], "num_speculative_tokens": 3, "num_candidates": 2}
     config = create(small_pair[0], given).speculative_config
     assert config.options == MTADOptions(num_speculative_tokens=3, num_candidates=2, max_candidate_rows=128)
-    assert config.draft_length == 3
+    assert config.options.num_speculative_tokens == 3
     assert config.num_speculative_tokens == 6
     assert pickle.loads(pickle.dumps(config)).options == config.options
 

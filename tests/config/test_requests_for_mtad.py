@@ -1,5 +1,6 @@
 """How mtad is asked for, and how it is refused: one sentence, before anything is loaded."""
 
+import copy
 import json
 import pickle
 
@@ -21,7 +22,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from tests.config.asking import create, parse, refusal
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
 from vllm_mtad.config.candidate_schedule import with_candidate_rows
-from vllm_mtad.config.options import OWN_FIELDS, MTADOptions
+from vllm_mtad.config.options import MTADOptions
 
 
 def test_defaults(small_pair):
@@ -33,26 +34,24 @@ def test_defaults(small_pair):
     assert config.uses_draft_model()
 
 
-def test_other_methods_are_not_lossy_and_take_no_mtad_fields(small_pair):
-    target, draft = small_pair
-    stock = create(target, {"method": "draft_model", "model": draft, "num_speculative_tokens": 3}).speculative_config
-    assert stock.lossy is False
-    assert stock.beam_width is None
-    with pytest.raises(ValueError, match="beam_width is accepted with method='mtad' only"):
-        create(target, {"method": "ngram", "num_speculative_tokens": 3, "beam_width": 8})
-
-
-def test_other_processes_get_vllms_own_class_for_other_methods(small_pair):
-    """They may not have the plugin: a configuration of mtad alone is pickled as this plugin's class."""
+def test_other_methods_have_vllms_own_class_and_take_no_mtad_fields(small_pair):
+    """Also in other processes, which may not have the plugin."""
     target, draft = small_pair
     given = {"model": draft, "num_speculative_tokens": 3}
     stock = create(target, {"method": "draft_model", **given}).speculative_config
-    sent = pickle.loads(pickle.dumps(stock))
-    assert type(sent) is SpeculativeConfig
-    assert sent.draft_model_config.model == draft
-    assert set(vars(stock)) - set(vars(sent)) == {*OWN_FIELDS, "draft_length", "lossy", "accepts_logit_bias"}
-    mtad = pickle.loads(pickle.dumps(create(target, {"method": "mtad", **given}).speculative_config))
-    assert mtad.options == with_candidate_rows(MTADOptions(num_speculative_tokens=3))
+    assert type(stock) is type(pickle.loads(pickle.dumps(stock))) is SpeculativeConfig
+    assert not hasattr(stock, "options")
+    with pytest.raises(ValueError, match="beam_width"):
+        create(target, {"method": "ngram", "num_speculative_tokens": 3, "beam_width": 8})
+
+
+def test_an_mtad_configuration_can_be_sent_and_copied(small_pair):
+    config = create(small_pair[0], {"method": "mtad", "model": small_pair[1], "beam_width": 3}).speculative_config
+    for other in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert type(other) is type(config)
+        assert vars(other).keys() == vars(config).keys()
+        assert (other.method, other.options, other.lossy) == ("mtad", config.options, True)
+        assert other.compute_hash() == config.compute_hash()
 
 
 def test_json_flag(small_pair):
@@ -76,8 +75,8 @@ def test_separate_flags(small_pair):
 
 
 def test_bare_method_finds_the_bundled_draft(small_pair, tmp_path):
-    """A target with the marker of the bundled pair gets the bundled draft; here with that pair's own config."""
-    from vllm_mtad.pair import MINISQL
+    """The bundled target names its draft in its config.json (`mtad_draft`)."""
+    from benchmarks.pairs import MINISQL
 
     for config in (parse(str(MINISQL.target), "--speculative-config", "mtad"), create(str(MINISQL.target), "mtad")):
         assert config.speculative_config.method == "mtad"

@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import openai
 import pytest
 
-from tests.commands import LIMIT_S
+from benchmarks.pairs import MINISQL
+from benchmarks.pairs.minisql.task import evaluation_examples, is_correct
 from tests.engine.engines import ON_V2
-from vllm_mtad.pair import MINISQL
-from vllm_mtad.pair.minisql.task import evaluation_examples, is_correct
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+from tests.engine.serving import serving
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The base URL of a server that was started as the README shows."""
-    port, log = free_port(), tmp_path_factory.mktemp("serve") / "log"
     vllm = shutil.which("vllm", path=str(Path(sys.executable).parent))
     assert vllm is not None, "the vllm command is not installed beside this Python"
-    command = [vllm, "serve", str(MINISQL.target), "--speculative-config", "mtad", "--port", str(port)]
     options = "--max-model-len 256 --max-num-seqs 8 --enforce-eager --block-size 32 --served-model-name sql".split()
     if ON_V2:
         options += ["--dtype", "float32"]  # in bfloat16 some CPUs pack the KV cache, which beams on V2 cannot read
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, *options], stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"VLLM_LOGGING_LEVEL": "INFO"}
-        )
-        try:
-            wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(timeout=LIMIT_S)
-
-
-def wait_until_healthy(process, url: str, log) -> None:
-    for _ in range(LIMIT_S):
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            urllib.request.urlopen(url, timeout=1)
-        except OSError:
-            time.sleep(1)
-        else:
-            return
-    raise TimeoutError(log.read_text()[-3000:])
+    command = [vllm, "serve", str(MINISQL.target), "--speculative-config", "mtad", *options]
+    with serving(command, tmp_path_factory.mktemp("serve") / "log") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from tests.patches.patched_vllm import build, fixes
 RELEASE = "0.32.0"
 
 
-def test_every_patch_has_its_text():
+def test_the_table_of_patches_names_each_of_them():
+    listed = (Path(__file__).parents[2] / "patches" / "README.md").read_text()
     assert len(fixes(RELEASE)) == 4
     for diff in fixes(RELEASE):
-        text = (diff.parent / "README.md").read_text()
-        for part in ("**What.**", "**Why it matters.**", "**The fix.**", "**Shown by**", "**Remove when**"):
-            assert part in text
+        assert f"({RELEASE}/{diff.parent.name})" in listed
+        assert (diff.parent / "README.md").exists()
 
 
 def test_stock_expand_batch_does_not_write_floats():

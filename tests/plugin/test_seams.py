@@ -5,12 +5,17 @@ When one of these fails on a new vLLM, read what changed there before touching t
 
 import importlib
 import inspect
+import pkgutil
 import sys
+from typing import get_args
 
 import pytest
 
 from tests.commands import run
-from vllm_mtad.plugin.seams import SEAMS, apply_seam
+from tests.config.asking import create, refusal
+from vllm_mtad.plugin import seams
+from vllm_mtad.plugin.availability import check_seams
+from vllm_mtad.plugin.seams import INSTANCE_SEAMS, SEAMS, apply_seam
 
 # Seam -> (parameters, lines that must stand in the source of what is replaced).
 CONTRACTS = {
@@ -158,16 +163,16 @@ def find(module: str, name: str):
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered():
-    from vllm_mtad.plugin.registration import register
+    from vllm.plugins import load_general_plugins
 
-    register()
+    load_general_plugins()  # by the entry point, and only once in a process
 
 
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)
 def test_seam_is_in_place_once_and_says_why(seam):
     replaced = find(seam.module, seam.name)
     assert replaced.__mtad_seam__ == seam.name
-    apply_seam(seam, None, importlib.import_module(seam.module))
+    apply_seam(seam, importlib.import_module(seam.module))
     assert find(seam.module, seam.name) is replaced, "a seam must not be applied twice"
     assert seam.why
     assert seam.remove_when
@@ -185,9 +190,59 @@ def test_what_is_replaced_still_has_its_shape(name):
 
 
 def test_every_seam_has_a_contract():
-    constructors = {"SpeculativeConfig", "DraftModelProposer.__new__", "RejectionSampler.__new__"}
-    constructors |= {"StandaloneARSpeculator.__new__"}
+    constructors = {seam.name for seam in SEAMS if seam.name.endswith(".__new__")}
     assert {seam.name for seam in SEAMS} == set(CONTRACTS) | constructors | {"NgramGPUTypes"}
+
+
+def broken(seam, monkeypatch):
+    """As if the seam had not been applied."""
+    holder, attribute = seams._place(seam, importlib.import_module(seam.module))
+    if attribute == "__new__":
+        monkeypatch.setattr(holder, attribute, staticmethod(lambda cls, *args, **kwargs: object.__new__(cls)))
+    elif attribute == "NgramGPUTypes":
+        monkeypatch.setattr(holder, attribute, get_args(holder.NgramGPUTypes)[0])
+    else:
+        original = inspect.unwrap(getattr(holder, attribute))
+        monkeypatch.setattr(holder, attribute, staticmethod(original) if seam.is_static else original)
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)
+def test_with_any_seam_missing_mtad_is_refused_by_name(small_pair, monkeypatch, request, seam):
+    """Other methods go on; a seam of the other model runner is not missed."""
+    own, other = {"v1": ("v1", "v2"), "v2": ("v2", "v1")}.get(seam.runner, (None, None))
+    if own == "v2":
+        request.getfixturevalue("with_triton")
+    broken(seam, monkeypatch)
+    vanilla = {"method": "draft_model", "model": small_pair[1], "num_speculative_tokens": 2}
+    create(small_pair[0], vanilla)
+    given = {"method": "mtad", "model": small_pair[1]}
+    if seam.name == "EngineArgs.create_engine_config":  # what asks is gone itself; the rest refuses when it is imported
+        with pytest.raises(ValueError, match=r"could not patch .*EngineArgs.create_engine_config"):
+            check_seams()
+        return
+    assert f"vllm-mtad could not patch {seam.module}.{seam.name}" in refusal(small_pair[0], given)
+    check_seams(other) if other else None
+
+
+@pytest.mark.parametrize("seam", INSTANCE_SEAMS, ids=lambda seam: seam.name)
+def test_what_is_replaced_on_instances_is_there_and_says_why(seam):
+    module, _, name = seam.owner.rpartition(".")
+    original = getattr(find(module, name), seam.name)
+    replacements = {
+        "build": ("v1.tree_verification", "TreeVerification._build"),
+        "do_kv_cache_update": ("v1.tree_verification", "TreeVerification._write"),
+        "forward": ("v2.attention_stand_in", "AttentionStandIn.forward"),
+    }
+    source = inspect.getsource(importlib.import_module(seam.replaced_in))
+    assert f".{seam.name} = " in source
+    assert seam.why
+    assert seam.remove_when
+    if seam.name in replacements:
+        own = find(f"vllm_mtad.runners.{replacements[seam.name][0]}", replacements[seam.name][1])
+        theirs = [name for name in inspect.signature(original).parameters if name != "self"]
+        ours = [name for name in inspect.signature(own).parameters if name not in ("self", "build", "update")]
+        named = [name for name in ours if name not in ("args", "kwargs", "kw")]
+        assert named == theirs[: len(named)]
 
 
 @pytest.mark.parametrize(("module", "name"), RELIED_ON)
@@ -211,20 +266,48 @@ def test_constructors_still_choose_by_the_configuration(module, name, parameters
     assert cls.__new__.__mtad_seam__ == f"{name}.__new__"
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "method"),
-    [
-        ("vllm_mtad.runners.v1.proposer", "MTADProposer", "propose"),
-        ("vllm_mtad.runners.v1.rejection_sampler", "MTADRejectionSampler", "forward"),
-        ("vllm_mtad.runners.v2.speculator", "MTADSpeculator", "propose"),
-        ("vllm_mtad.runners.v2.rejection_sampler", "MTADRejectionSampler", "_verify"),
-    ],
-)
-def test_what_is_overridden_has_the_parents_parameters(module, name, method):
-    own = find(module, name)
-    parent = own.__mro__[1]
-    own_parameters, parents = (list(inspect.signature(getattr(cls, method)).parameters) for cls in (own, parent))
-    assert own_parameters == parents
+def overriding_classes():
+    """Every class of the runners and the configuration that derives from one of vLLM's."""
+    found = []
+    for package in ("vllm_mtad.runners", "vllm_mtad.config"):
+        root = importlib.import_module(package)
+        for info in pkgutil.walk_packages(root.__path__, f"{package}."):
+            module = importlib.import_module(info.name)
+            found += [
+                c
+                for c in vars(module).values()
+                if inspect.isclass(c)
+                and c.__module__ == module.__name__
+                and any(base.__module__.split(".")[0] == "vllm" for base in c.__mro__)
+            ]
+    return found
+
+
+def test_what_is_overridden_has_its_parents_parameters_in_order_with_their_defaults():
+    """Ours may take more, with defaults, and may gather what it hands on."""
+    overridden = []
+    for cls in overriding_classes():
+        parents = [base for base in cls.__mro__[1:] if base.__module__.split(".")[0] == "vllm"]
+        for name, own in vars(cls).items():
+            parent = next((vars(base)[name] for base in parents if name in vars(base)), None)
+            if not inspect.isfunction(own) or not inspect.isfunction(parent) or name in CHANGED_ON_PURPOSE:
+                continue
+            overridden.append(f"{cls.__name__}.{name}")
+            ours, theirs = (list(inspect.signature(f).parameters.values()) for f in (own, parent))
+            gathers = any(p.kind is p.VAR_POSITIONAL for p in ours)
+            plain = [p for p in ours if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            expected = theirs[: len(plain)] if gathers else theirs
+            assert [(p.name, p.default) for p in plain[: len(expected)]] == [(p.name, p.default) for p in expected], (
+                f"{cls.__name__}.{name}"
+            )
+            assert all(p.default is not p.empty for p in plain[len(expected) :]), f"{cls.__name__}.{name}"
+    for expected in ("MTADProposer.propose", "MTADRejectionSampler.forward", "MTADSpeculator.propose"):
+        assert expected in overridden
+    assert "MTADRejectionSampler._verify" in overridden
+
+
+CHANGED_ON_PURPOSE = {"__init__", "__repr__"}
+"""vLLM's constructors are met by the `__new__` seams, whose contract is above."""
 
 
 def test_async_scheduling_lists_mtad_beside_vllms_own_methods():
@@ -270,14 +353,15 @@ def test_registering_imports_no_engine_and_no_worker():
     code = (
         "import sys, vllm; from vllm.plugins import load_general_plugins; load_general_plugins()\n"
         "print([m for m in sys.modules if m.startswith(('vllm.v1.engine.core', 'vllm.v1.worker.gpu_model_runner',"
-        " 'vllm.v1.worker.gpu.', 'vllm_mtad.runners', 'vllm_mtad.pair'))])"
+        " 'vllm.v1.worker.gpu.', 'vllm_mtad.runners', 'vllm_mtad.tools', 'vllm_mtad.algorithm.beams', 'benchmarks'))])"
     )
     assert run_python(code) == "[]"
 
 
 UNSUPPORTED = (
     "import vllm.plugins; vllm.plugins.plugins_loaded = True\n"  # as if only this registration ran
-    "from vllm_mtad.plugin.registration import register; register(vllm_version='0.99.0')\n"
+    "import vllm; vllm.__version__ = '0.99.0'\n"
+    "from vllm_mtad.plugin.registration import register; register()\n"
     "from vllm.engine.arg_utils import EngineArgs\n"
 )
 
@@ -296,17 +380,29 @@ def test_an_unsupported_vllm_refuses_mtad_by_name(small_pair, asked):
     assert "0.99.0" in message
 
 
-def test_a_seam_that_no_longer_exists_harms_nobody():
-    """A vLLM that renamed a patched name still imports, with the plugin installed."""
+def test_a_seam_that_no_longer_exists_harms_nobody_who_does_not_ask(small_pair):
+    """A vLLM that renamed a patched name still imports, with the plugin installed; mtad says what is missing."""
     code = (
         "import vllm.plugins; vllm.plugins.plugins_loaded = True\n"
         "from dataclasses import replace; from vllm_mtad.plugin import seams\n"
-        "seams.SEAMS = tuple(replace(s, name=s.name + '_renamed') for s in seams.SEAMS)\n"
+        "seams.SEAMS = tuple(s if s.refuses_mtad else replace(s, name=s.name + '_renamed') for s in seams.SEAMS)\n"
         "from vllm_mtad.plugin.registration import register; register()\n"
         "from vllm.engine.arg_utils import EngineArgs; import vllm.v1.worker.gpu_model_runner\n"
-        "print('imported')\n"
+        f"EngineArgs(model={small_pair[0]!r}).create_engine_config()\n"
+        "try:\n"
+        f"    EngineArgs(model={small_pair[0]!r}, speculative_config='mtad').create_engine_config()\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
     )
-    assert run_python(code) == "imported"
+    message = run_python(code)
+    assert "could not patch vllm.config.speculative.SpeculativeConfig.__new___renamed" in message
+    assert "has no attribute '__new___renamed'" in message
+
+
+def test_the_table_of_seams_loads_without_torch():
+    assert run_python(
+        "import vllm_mtad.plugin.seams, sys; print({'torch', 'vllm', 'pydantic'} & set(sys.modules))"
+    ) == ("set()")
 
 
 def test_an_unsupported_vllm_is_otherwise_as_if_the_plugin_were_not_there(small_pair):

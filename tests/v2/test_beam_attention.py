@@ -11,7 +11,7 @@ import torch
 import vllm
 
 from tests.v2.kernels.test_beam_attention import Case, dense_attention, dense_lse
-from vllm_mtad.config.engine_checks import V2_ATTENTION_BACKENDS
+from vllm_mtad.config.refusals import V2_ATTENTION_BACKENDS
 from vllm_mtad.runners.v2.attention_stand_in import CACHE_LAYOUTS, check_layer, check_page_layout
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
 from vllm_mtad.runners.v2.kernels.suffix_attention import MAX_SPLITS
@@ -56,7 +56,7 @@ def run(case: Case, backend: str, cache: torch.Tensor, **impl) -> torch.Tensor:
         own[:num_reqs] = given[:num_reqs]
     starts = torch.arange(num_reqs + 1, dtype=torch.int32) * case.beam_width
     prefixes = Prefixes(case.prefix_lens, case.block_table, starts, max_len=256, page_size=case.page)
-    metadata = BeamAttentionMetadata(case.depth, case.ancestry, prefixes, {reader: reader.plan(prefixes)})
+    metadata = BeamAttentionMetadata(case.depth + 1, case.ancestry, prefixes, {reader: reader.plan(prefixes)})
     out = torch.empty(case.query.shape)
     layer.impl.forward(layer, case.query, case.new_key, case.new_value, cache, metadata, out)
     return out

@@ -147,11 +147,11 @@ def capture_speculator(speculator, patch, metadata, seen):
     patch.setattr(graphs, "request_buckets", lambda most: [2, most])
     support = replace(speculator.attn_cg_support, min_cg_support=AttentionCGSupport.ALWAYS)
     patch.setattr(speculator, "attn_cg_support", support)
-    patch.setattr(speculator, "_first_pass_metadata", renewing(speculator._first_pass_metadata, metadata))
+    patch.setattr(speculator.first_pass, "metadata", renewing(speculator.first_pass.metadata, metadata))
     patch.setattr("vllm_mtad.runners.v2.speculator.has_compiled_submodule", lambda model: True)
     patch.setattr(speculator.vllm_config.compilation_config, "cudagraph_capture_sizes", PIECE_SIZES)
-    find = speculator._first_pass_descriptor
-    patch.setattr(speculator, "_first_pass_descriptor", lambda *args: noted(find(*args), seen))
+    find = speculator.first_pass.descriptor
+    patch.setattr(speculator.first_pass, "descriptor", lambda *args: noted(find(*args), seen))
     hook = speculator.model.register_forward_pre_hook(PieceInputs(), with_kwargs=True)
     speculator.init_cudagraph_manager(CUDAGraphMode.FULL_AND_PIECEWISE)
     speculator.capture()

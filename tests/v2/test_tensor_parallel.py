@@ -4,10 +4,12 @@ import pytest
 from vllm import SamplingParams
 
 from tests.engine.engines import GAMMA, counters, engine, generate_tokens
+from tests.engine.test_joint_greedy import assert_equal_but_for_near_ties
 from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 
 NUM_TOKENS, NEAR_TIE = 12, 1e-4
+"""Two ranks add their halves in another order than one model: ties are wider."""
 PROMPTS = random_prompts([9, 40, 21], seed=11)
 
 
@@ -20,7 +22,6 @@ def test_equals_the_reference_and_repeats_seeded_samples(small_pair, num_candida
     sampled = [SamplingParams(seed=i, top_k=20, top_p=0.9, max_tokens=NUM_TOKENS, ignore_eos=True) for i in range(3)]
     mtad = {"greedy": "joint", "num_candidates": num_candidates}
     with engine(*small_pair, mtad, tensor_parallel_size=2, enable_prefix_caching=False) as llm:
-        for tokens, wanted in zip(generate_tokens(llm, PROMPTS, greedy), expected):
-            assert tokens == wanted.tokens or wanted.smallest_margin < NEAR_TIE
+        assert_equal_but_for_near_ties(generate_tokens(llm, PROMPTS, greedy), expected, NEAR_TIE)
         assert counters(llm)["spec_decode_num_accepted_tokens"] > 0
         assert generate_tokens(llm, PROMPTS, sampled) == generate_tokens(llm, PROMPTS, sampled)

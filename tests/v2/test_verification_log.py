@@ -35,7 +35,7 @@ def test_figures_are_those_since_the_last_line(clock, lines):
         tally[2] += 100  # what comes while the figures are on their way waits for the next line
         log.step()
         assert len(lines) == 1
-        assert lines.pop().startswith("MTAD: 4.00 tokens a call, " if calls == 4 else "MTAD: 2.18 tokens a call, ")
+        assert lines.pop().startswith(f"MTAD: mean acceptance length {'4.00' if calls == 4 else '2.18'}, ")
         clock[0] += 1
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 
+from vllm_mtad.algorithm.modes import AcceptanceMode, CandidateTest
 from vllm_mtad.algorithm.tree import DraftTree
 from vllm_mtad.algorithm.warp import WarpedRows
 
 _TINY = torch.finfo(torch.float32).tiny
-AcceptanceMode = Literal["joint", "per_token"]
-CandidateTest = Literal["own", "reference"]
 
 
 def accepted_length(

@@ -7,7 +7,6 @@ needs no case of its own anywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +22,9 @@ class WarpParameters:
     """How each row is warped; a field that is None applies to no row. Make it with `build`.
 
     `temperature` (1 where greedy), `top_p` (infinite where there is none), `min_p`: float32 `[rows]`. `top_k`: int64
-    `[rows]`. `greedy`: bool `[rows]`. The rest are facts that the host knows, so that no step has to ask the device:
-    `all_greedy`; `truncates_all`, whether every row has a top-k or top-p; `max_top_k`, the largest top-k (0 if there is
-    none); `top_k_bounds_all`, whether every row that is truncated has a top-k.
+    `[rows]`. `greedy`: bool `[rows]`. The rest are facts about them, found once for all steps: `all_greedy`;
+    `truncates_all`, whether every row has a top-k or top-p; `max_top_k`, the largest top-k (0 if there is none);
+    `top_k_bounds_all`, whether every row that is truncated has a top-k.
     """
 
     temperature: torch.Tensor
@@ -54,36 +53,30 @@ class WarpParameters:
         With `greedy_as_joint` (`greedy="joint"`), rows that do not sample are taken at T = 1 without
         truncation, instead of one-hot.
         """
-        cold = temperature < GREEDY_TEMPERATURE
-        k = torch.full_like(cold, vocab_size, dtype=torch.int64) if top_k is None else top_k.long()
-        k = torch.where((k <= 0) | (k >= vocab_size) | cold, vocab_size, k)
-        p = torch.ones_like(temperature) if top_p is None else top_p.masked_fill(cold, 1.0)
-        m = torch.zeros_like(temperature) if min_p is None else min_p.masked_fill(cold, 0.0)
+        greedy = temperature < GREEDY_TEMPERATURE
+        top_k = torch.full_like(greedy, vocab_size, dtype=torch.int64) if top_k is None else top_k.long()
+        top_k = torch.where((top_k <= 0) | (top_k >= vocab_size) | greedy, vocab_size, top_k)
+        top_p = torch.ones_like(temperature) if top_p is None else top_p.masked_fill(greedy, 1.0)
+        min_p = torch.zeros_like(temperature) if min_p is None else min_p.masked_fill(greedy, 0.0)
         if not greedy_as_joint:
-            k = k.masked_fill(cold, 1)
-        by_k, by_p = k < vocab_size, p < 1
+            top_k = top_k.masked_fill(greedy, 1)
+        has_top_k, has_top_p = top_k < vocab_size, top_p < 1
         return cls(
-            temperature=temperature.masked_fill(cold, 1.0),
-            top_k=k if by_k.any() else None,
-            top_p=p.masked_fill(~by_p, torch.inf) if by_p.any() else None,
-            min_p=m if (m > 0).any() else None,
-            greedy=cold if cold.any() and not greedy_as_joint else None,
-            all_greedy=bool(cold.all()) and not greedy_as_joint,
-            truncates_all=bool((by_k | by_p).all()),
-            max_top_k=int(k[by_k].max()) if by_k.any() else 0,
-            top_k_bounds_all=not (by_p & ~by_k).any(),
+            temperature=temperature.masked_fill(greedy, 1.0),
+            top_k=top_k if has_top_k.any() else None,
+            top_p=top_p.masked_fill(~has_top_p, torch.inf) if has_top_p.any() else None,
+            min_p=min_p if (min_p > 0).any() else None,
+            greedy=greedy if greedy.any() and not greedy_as_joint else None,
+            all_greedy=bool(greedy.all()) and not greedy_as_joint,
+            truncates_all=bool((has_top_k | has_top_p).all()),
+            max_top_k=int(top_k[has_top_k].max()) if has_top_k.any() else 0,
+            top_k_bounds_all=not (has_top_p & ~has_top_k).any(),
         )
 
     def rows(self, index: torch.Tensor | slice) -> WarpParameters:
         """The parameters of the rows that `index` names, in its order. The host's facts stay true of them."""
-        return self._map(lambda tensor: tensor[index])
-
-    def to(self, device: torch.device) -> WarpParameters:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> WarpParameters:
         tensors: dict[str, Any] = {
-            name: change(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+            name: value[index] for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         return replace(self, **tensors)
 
@@ -197,15 +190,14 @@ def _sorted_head(scaled: torch.Tensor, parameters: WarpParameters) -> tuple[torc
     if parameters.top_k_bounds_all:
         return torch.topk(scaled, parameters.max_top_k, dim=1)
     assert parameters.top_p is not None
-    if scaled.device.type == "cpu":  # on another device, looking at the mass would wait for it
-        log_total = scaled.logsumexp(1, keepdim=True)
-        needed = parameters.top_p.masked_fill(parameters.top_p >= 1, 0.0)
-        width = max(_FIRST_NUCLEUS_WIDTH, parameters.max_top_k)
-        while width < vocab_size:
-            values, ids = torch.topk(scaled, width, dim=1)
-            if bool(((values - log_total).exp_().sum(1) >= needed).all()):
-                return values, ids
-            width *= 8
+    log_total = scaled.logsumexp(1, keepdim=True)
+    needed = parameters.top_p.masked_fill(parameters.top_p >= 1, 0.0)
+    width = max(_FIRST_NUCLEUS_WIDTH, parameters.max_top_k)
+    while width < vocab_size:
+        values, ids = torch.topk(scaled, width, dim=1)
+        if bool(((values - log_total).exp_().sum(1) >= needed).all()):
+            return values, ids
+        width *= 8
     return scaled.sort(dim=1, descending=True)
 
 

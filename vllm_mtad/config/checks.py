@@ -1,9 +1,9 @@
-"""What must be true of the fields and of the draft model; every refusal is one sentence that names the field."""
+"""What must be true of the draft model; every refusal is one sentence that names the field."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
 
@@ -16,31 +16,6 @@ logger = init_logger("vllm.mtad")
 
 RECURRENT, MLA = "recurrent or hybrid layers", "multi-head latent attention (MLA)"
 SLIDING = "sliding-window attention"
-
-# Field of SpeculativeConfig -> (the value that mtad works with, why another does not).
-_FIXED_FIELDS: dict[str, tuple[Any, str]] = {
-    "use_heterogeneous_vocab": (False, "the joint ratio compares both models on the same tokens"),
-    "parallel_drafting": (False, "beams are drafted one depth at a time"),
-    "disable_padded_drafter_batch": (False, "the drafter needs the padded batch"),
-    "rejection_sample_method": ("standard", "mtad has its own test, chosen by acceptance"),
-    "draft_sample_method": ("greedy", "mtad has its own drafting, chosen by draft_sampling"),
-    "use_local_argmax_reduction": (False, "beams need more than the largest logit"),
-    "enable_adaptive_verification": (False, "it is for dspark"),
-}
-
-
-def check_combinable_fields(config: MTADSpeculativeConfig) -> None:
-    for name, (accepted, why) in _FIXED_FIELDS.items():
-        if (value := getattr(config, name)) != accepted:
-            raise ValueError(
-                f"speculative_config.{name}={value!r} cannot be combined with mtad ({why}): leave it at {accepted!r}."
-            )
-    target_tp = config.target_parallel_config.tensor_parallel_size
-    if config.draft_tensor_parallel_size not in (None, target_tp):
-        raise ValueError(
-            f"speculative_config.draft_tensor_parallel_size={config.draft_tensor_parallel_size} is not accepted by"
-            f" mtad: leave it out or give the target's tensor_parallel_size, {target_tp}."
-        )
 
 
 def check_draft_path(model: str) -> None:

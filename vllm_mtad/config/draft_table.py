@@ -5,14 +5,9 @@ Only pairs that share tokenizer and vocabulary size, where the draft is a full-a
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from vllm_mtad.pair import BUNDLED
-
-if TYPE_CHECKING:
-    from vllm.config import ModelConfig
 
 # Target name (the last part of its hub id or path) -> hub id of the draft.
 KNOWN_FAMILIES: tuple[tuple[str, str], ...] = (
@@ -29,17 +24,31 @@ KNOWN_FAMILIES: tuple[tuple[str, str], ...] = (
 )
 
 
-def find_draft(target: ModelConfig) -> str:
-    """Hub id or path of the draft for `target`; raises ValueError if none is known."""
-    if pair := BUNDLED.get(getattr(target.hf_config, "mtad_pair", "")):
-        return str(pair.draft)
-    draft = known_draft(target.model)
-    if draft is None:
+def find_draft(target: str, named: str | None) -> str:
+    """Hub id or path of the draft for a target that is a hub id or a path.
+
+    Args:
+        named: `mtad_draft` in the target's config.json, if it is there: a hub id, or a path that begins with `./` or
+            `../` and is relative to the target's folder. It wins over the table of known families.
+    Raises:
+        ValueError: if no draft is known.
+    """
+    if named is None:
+        draft = known_draft(target)
+        if draft is None:
+            raise ValueError(
+                f"mtad knows no draft model for the target {target!r}: name one with --spec-model"
+                ' (or "model" in --speculative-config).'
+            )
+        return draft
+    if not named.startswith(("./", "../")):
+        return named
+    if not Path(target).is_dir():
         raise ValueError(
-            f"mtad knows no draft model for the target {target.model!r}: name one with --spec-model"
-            ' (or "model" in --speculative-config).'
+            f"config.json of the target {target!r} names its draft by a path, mtad_draft={named!r}, but the target is"
+            " no local folder: name the draft with --spec-model."
         )
-    return draft
+    return os.path.normpath(Path(target) / named)
 
 
 def known_draft(target: str) -> str | None:

@@ -1,18 +1,14 @@
-"""What must be true of the whole engine configuration, on both runners and on each."""
+"""What must be true of a finished engine configuration: the rows of `refusals`, and sizes that must fit together."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm.utils.torch_utils import is_quantized_kv_cache, resolve_kv_cache_dtype_string
-
 from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, unsupported_attention
+from vllm_mtad.config.refusals import refuse_engine_options
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-
-V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
-"""Backends whose KV cache the beams of the V2 runner can read."""
 
 V2_MAX_BEAM_WIDTH, V2_MAX_DRAFT_LENGTH = 16, 32
 """What the kernels are compiled and tested for (`benchmarks/compile_matrix.py`)."""
@@ -24,10 +20,11 @@ fit into a smaller GPU's shared memory."""
 def check_engine(config: VllmConfig) -> None:
     speculative: Any = config.speculative_config
     window = min(config.model_config.max_model_len, speculative.draft_model_config.max_model_len)
-    if speculative.draft_length >= window:
+    gamma = speculative.options.num_speculative_tokens
+    if gamma >= window:
         raise ValueError(
-            f"speculative_config.num_speculative_tokens={speculative.draft_length} does not fit in the"
-            f" models' length of {window} tokens: give less than that."
+            f"speculative_config.num_speculative_tokens={gamma} does not fit in the models' length of {window} tokens:"
+            " give less than that."
         )
     feature = unsupported_attention(config.model_config)
     if feature in (RECURRENT, SLIDING, MLA):
@@ -35,96 +32,24 @@ def check_engine(config: VllmConfig) -> None:
             f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
             " 'mtad': its KV cache and the draft's would be of several kinds."
         )
-    _refuse(_common_refusals(config))
+    refuse_engine_options(config)
     _check_candidates(config)
     if config.use_v2_model_runner:
         _check_v2_sizes(config)
         _check_v2_tile(config)
         _check_graphs_of_candidates(config)
-        _refuse(_v2_refusals(config))
     else:
         _check_v1_rows(config)
-        _refuse(_v1_refusals(config))
-
-
-Refusals = list[tuple[bool, str, str]]
-"""(whether it is set, what is set, what would be accepted)"""
-
-
-def _refuse(refusals: Refusals) -> None:
-    for is_set, what, accepted in refusals:
-        if is_set:
-            raise ValueError(f"{what} cannot be combined with speculative method 'mtad': it accepts {accepted}.")
-
-
-def _common_refusals(config: VllmConfig) -> Refusals:
-    model, parallel = config.model_config, config.parallel_config
-    context_parallel = parallel.decode_context_parallel_size
-    prefill_context_parallel = parallel.prefill_context_parallel_size
-    return [
-        (parallel.pipeline_parallel_size > 1, f"pipeline_parallel_size={parallel.pipeline_parallel_size}", "1"),
-        (parallel.data_parallel_size > 1, f"data_parallel_size={parallel.data_parallel_size}", "1"),
-        (context_parallel > 1, f"decode_context_parallel_size={context_parallel}", "1"),
-        (prefill_context_parallel > 1, f"prefill_context_parallel_size={prefill_context_parallel}", "1"),
-        (parallel.enable_eplb, "enable_eplb=True", "False"),
-        (parallel.use_ubatching, "enable_dbo=True", "False"),
-        (config.lora_config is not None, "enable_lora=True", "False"),
-        (config.kv_transfer_config is not None, "kv_transfer_config", "none"),
-        (model.is_multimodal_model, "a multimodal target", "a text model"),
-        (model.runner_type != "generate", f"runner={model.runner_type!r}", "'generate'"),
-        (bool(model.logits_processors), "logits_processors", "none"),
-    ]
-
-
-def _v1_refusals(config: VllmConfig) -> Refusals:
-    from vllm.platforms import current_platform
-
-    speculative: Any = config.speculative_config
-    model, schedule = config.model_config, speculative.num_speculative_tokens_per_batch_size
-    options = speculative.options
-    of_candidates = (options.num_speculative_tokens, options.num_nodes)
-    return [
-        (not current_platform.is_cpu(), "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0) on a GPU", "Model Runner V2"),
-        (
-            any(length not in of_candidates for _, _, length in schedule or ()),
-            f"speculative_config.num_speculative_tokens_per_batch_size={schedule} on Model Runner V1",
-            "a schedule of draft lengths on V2 only",
-        ),
-        (model.logprobs_mode == "processed_logits", "logprobs_mode='processed_logits'", "the other modes"),
-        (model.original_max_model_len == -1, "max_model_len='auto'", "a number (auto would leave no scratch)"),
-    ]
 
 
 def _check_v1_rows(config: VllmConfig) -> None:
-    beam_width: int = config.speculative_config.beam_width  # type: ignore[union-attr]
+    beam_width: int = config.speculative_config.options.beam_width  # type: ignore[union-attr]
     budget = config.scheduler_config.max_num_batched_tokens
     if beam_width > budget:
         raise ValueError(
             f"speculative_config.beam_width={beam_width} is larger than max_num_batched_tokens={budget}: a request's"
             " beams must fit in one step."
         )
-
-
-def _v2_refusals(config: VllmConfig) -> Refusals:
-    speculative: Any = config.speculative_config
-    backend = speculative.attention_backend
-    dtype = speculative.kv_cache_dtype or config.cache_config.cache_dtype
-    dtype = resolve_kv_cache_dtype_string(dtype, speculative.draft_model_config)  # a checkpoint may bring its own
-    accepted = ", ".join(V2_ATTENTION_BACKENDS)
-    return [
-        (
-            backend is not None and backend.name not in V2_ATTENTION_BACKENDS,
-            f"speculative_config.attention_backend={backend and backend.name!r}",
-            accepted,
-        ),
-        (
-            is_quantized_kv_cache(dtype),
-            f"kv_cache_dtype={dtype!r} for the draft",
-            "an unquantized one (speculative_config.kv_cache_dtype)",
-        ),
-        (getattr(config, "watermark_config", None) is not None, "watermark_config", "none"),
-        (config.parallel_config.enable_batch_sharded_sampling, "enable_batch_sharded_sampling=True", "False"),
-    ]
 
 
 def _check_v2_sizes(config: VllmConfig) -> None:
@@ -152,12 +77,13 @@ def _check_v2_tile(config: VllmConfig) -> None:
         return
     heads = draft.get_num_attention_heads(parallel), draft.get_num_kv_heads(parallel)
     most = widest_beams(*heads, draft.get_head_size(), draft.dtype.itemsize)
-    if speculative.beam_width > most:
+    beam_width = speculative.options.beam_width
+    if beam_width > most:
         ways = [f"at most {most}"] if most else []
         ways += ["dtype='bfloat16' or 'float16'"] if draft.dtype.itemsize == 4 else []
         give = f"give {', or '.join(ways)}" if ways else "it has too many query heads a KV head, or too large ones"
         raise ValueError(
-            f"speculative_config.beam_width={speculative.beam_width} with dtype={str(draft.dtype).split('.')[-1]!r} is"
+            f"speculative_config.beam_width={beam_width} with dtype={str(draft.dtype).split('.')[-1]!r} is"
             f" not accepted by mtad for this draft on a GPU: {give}."
         )
 

@@ -1,16 +1,14 @@
-"""MTAD's own options, refused where they are made if they cannot be."""
+"""MTAD's own options. Making them with a value that is not accepted raises a ValueError that says what is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from vllm_mtad.algorithm.acceptance import AcceptanceMode, CandidateTest
+from vllm_mtad.algorithm.modes import AcceptanceMode, CandidateTest, DraftSampling, GreedyMode
 
-DraftSampling = Literal["beam_sample", "beam_search"]
-GreedyMode = Literal["lossless", "joint"]
 MODES: dict[str, tuple[str, ...]] = {
     "draft_sampling": get_args(DraftSampling),
     "greedy": get_args(GreedyMode),

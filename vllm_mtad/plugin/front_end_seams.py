@@ -7,15 +7,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
-
+from vllm_mtad.config.errors import one_sentence
 from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions, is_mtad
-from vllm_mtad.config.sentences import one_sentence
+from vllm_mtad.plugin.availability import check_seams, check_version
 
 logger = logging.getLogger("vllm.mtad")
 
 
-def accept_bare_method(add_cli_args: Callable, reason: str | None = None) -> Callable:
+def accept_bare_method(add_cli_args: Callable) -> Callable:
     """`--speculative-config mtad`, and MTAD's fields in `--help`."""
 
     @functools.wraps(add_cli_args)
@@ -50,23 +49,21 @@ def _help_text() -> str:
     return f"vllm-mtad: `mtad` alone chooses a draft for a known target; fields of method mtad: {described}."
 
 
-def check_engine_config(create_engine_config: Callable, reason: str | None = None) -> Callable:
+def check_engine_config(create_engine_config: Callable) -> Callable:
     """The shorthand string becomes a mapping; the finished configuration is checked."""
 
     @functools.wraps(create_engine_config)
     def with_checks(self: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self.speculative_config, str) and self.speculative_config.strip().lower() == METHOD:
             self.speculative_config = {"method": METHOD}
-        if reason is not None and _asks_for_mtad(self):
-            raise ValueError(reason)
         if not _asks_for_mtad(self):
             return create_engine_config(self, *args, **kwargs)
-        try:
-            config = create_engine_config(self, *args, **kwargs)
-        except ValidationError as error:
-            raise ValueError(one_sentence(error)) from None
+        check_version()
+        check_seams()
+        config = _in_one_sentence(create_engine_config, self, *args, **kwargs)
         from vllm_mtad.config.engine_checks import check_engine
 
+        check_seams("v2" if config.use_v2_model_runner else "v1")
         check_engine(config)
         config.speculative_config.accepts_logit_bias = config.use_v2_model_runner
         return config
@@ -74,47 +71,44 @@ def check_engine_config(create_engine_config: Callable, reason: str | None = Non
     return with_checks
 
 
-def check_speculative_config(create_speculative_config: Callable, reason: str | None = None) -> Callable:
+def check_speculative_config(create_speculative_config: Callable) -> Callable:
     """What is wrong with an mtad option, in one sentence; and the line that says mtad is on."""
 
     @functools.wraps(create_speculative_config)
     def with_sentences(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not _asks_for_mtad(self):
             return create_speculative_config(self, *args, **kwargs)
-        if reason is not None:
-            raise ValueError(reason)
-        given = {k.replace("-", "_"): v for k, v in (self.speculative_config or {}).items()}
-        given.setdefault("num_speculative_tokens", self.spec_tokens)
-        MTADOptions.from_mapping(given)
-        try:
-            config = create_speculative_config(self, *args, **kwargs)
-        except ValidationError as error:
-            raise ValueError(one_sentence(error)) from None
+        check_version()
+        config = _in_one_sentence(create_speculative_config, self, *args, **kwargs)
+        options = config.options
         logger.info(
             "MTAD is on: beam_width=%d, num_speculative_tokens=%d, num_candidates=%d, acceptance_threshold=%g,"
             " draft %s. It is lossy: sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
-            config.beam_width,
-            config.draft_length,
-            config.num_candidates,
-            config.acceptance_threshold,
+            options.beam_width,
+            options.num_speculative_tokens,
+            options.num_candidates,
+            options.acceptance_threshold,
             config.model,
-            config.greedy,
+            options.greedy,
         )
         return config
 
     return with_sentences
 
 
+def _in_one_sentence(create: Callable, *args: Any, **kwargs: Any) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return create(*args, **kwargs)
+    except ValidationError as error:
+        raise ValueError(one_sentence(error)) from None
+
+
 def _asks_for_mtad(engine_args: Any) -> bool:
     given = engine_args.speculative_config
     method = given.get("method") if isinstance(given, dict) else None
     return METHOD in (method, engine_args.spec_method)
-
-
-def speculative_config_class(original: type) -> type:
-    from vllm_mtad.config.speculative import MTADSpeculativeConfig
-
-    return MTADSpeculativeConfig
 
 
 def accept_sampling_parameters(validate: Callable) -> Callable:

@@ -1,17 +1,21 @@
 """Every place where vLLM is patched, in one table: where, why, and when the patch can go.
 
 Each replacement asks whether mtad was asked for and otherwise does what vLLM does. `tests/plugin/test_seams.py` holds
-each seam against the source of the supported vLLM.
+each seam against the source of the supported vLLM. Importing this loads neither torch nor any of what is patched.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from vllm_mtad.config.errors import one_sentence
+from vllm_mtad.config.options import METHOD, is_mtad
 from vllm_mtad.plugin import engine_seams, front_end_seams, v1_runner_seams, v2_runner_seams
+from vllm_mtad.plugin.subclassing import subclass_for_mtad
 
 logger = logging.getLogger("vllm.mtad")
 _MARK = "__mtad_seam__"
@@ -25,10 +29,43 @@ class Seam:
     """Takes what stands there, gives what shall stand there."""
     why: str
     remove_when: str
+    runner: Literal["v1", "v2"] | None = None
+    """The model runner that needs it; None: each."""
+    refuses_mtad: bool = False
+    """It is applied to a vLLM that is not supported too, where it refuses mtad by name."""
     is_static: bool = False
 
 
-REFUSAL_SEAMS = (
+@dataclass(frozen=True)
+class InstanceSeam:
+    """A method that is replaced on single objects of an engine that was asked for mtad; vLLM's class stays as it is.
+
+    `owner`: vLLM's class that defines the method. `replaced_in`: our module that replaces it.
+    """
+
+    owner: str
+    name: str
+    replaced_in: str
+    why: str
+    remove_when: str
+
+
+def _of_method(*args: Any, method: str | None = None, **fields: Any) -> bool:
+    """Of SpeculativeConfig."""
+    return method == METHOD
+
+
+def _of_engine(vllm_config: Any = None, *args: Any, **kwargs: Any) -> bool:
+    """Of the V1 proposer and the V2 speculator."""
+    return is_mtad(getattr(vllm_config, "speculative_config", None))
+
+
+def _of_sampler(sampler: Any = None, spec_config: Any = None, *args: Any, **kwargs: Any) -> bool:
+    """Of the V1 rejection sampler."""
+    return is_mtad(spec_config)
+
+
+SEAMS = (
     Seam(
         "vllm.engine.arg_utils",
         "EngineArgs.add_cli_args",
@@ -36,6 +73,7 @@ REFUSAL_SEAMS = (
         why="--speculative-config takes JSON only; `mtad` alone is a draft from the table of known families",
         remove_when="vLLM accepts a bare method name, and lists fields of registered methods in --help",
         is_static=True,
+        refuses_mtad=True,
     ),
     Seam(
         "vllm.engine.arg_utils",
@@ -43,6 +81,7 @@ REFUSAL_SEAMS = (
         front_end_seams.check_engine_config,
         why="LLM(speculative_config='mtad'), and the checks that need the whole engine configuration",
         remove_when="vLLM lets a speculative method check the VllmConfig",
+        refuses_mtad=True,
     ),
     Seam(
         "vllm.engine.arg_utils",
@@ -50,17 +89,15 @@ REFUSAL_SEAMS = (
         front_end_seams.check_speculative_config,
         why="one sentence instead of a validation dump when an mtad option is refused; the line at start",
         remove_when="vLLM has a registry of speculative methods with their own configuration",
+        refuses_mtad=True,
     ),
-)
-
-SEAMS = (
-    *REFUSAL_SEAMS,
     Seam(
-        "vllm.engine.arg_utils",
-        "SpeculativeConfig",
-        front_end_seams.speculative_config_class,
-        why="the method name and its fields; this module holds vLLM's only construction of the class",
+        "vllm.config.speculative",
+        "SpeculativeConfig.__new__",
+        subclass_for_mtad("vllm_mtad.config.speculative:MTADSpeculativeConfig", _of_method),
+        why="the method name and its fields; for mtad an instance is an MTADSpeculativeConfig",
         remove_when="vLLM has a registry of speculative methods with their own configuration",
+        is_static=True,
     ),
     Seam(
         "vllm.config.vllm",
@@ -82,22 +119,25 @@ SEAMS = (
         engine_seams.reserve_scratch_blocks,
         why="the last blocks of the KV cache are the beams' scratch, which the scheduler must not hand out",
         remove_when="a drafter can reserve KV blocks",
+        runner="v1",
     ),
     Seam(
         "vllm.v1.spec_decode.draft_model",
         "DraftModelProposer.__new__",
-        v1_runner_seams.choose_proposer,
+        subclass_for_mtad("vllm_mtad.runners.v1.proposer:MTADProposer", _of_engine),
         why="the V1 runner names its proposer classes in an if-chain; for mtad an instance is an MTADProposer",
         remove_when="vLLM has a registry of proposers",
         is_static=True,
+        runner="v1",
     ),
     Seam(
         "vllm.v1.sample.rejection_sampler",
         "RejectionSampler.__new__",
-        v1_runner_seams.choose_rejection_sampler,
+        subclass_for_mtad("vllm_mtad.runners.v1.rejection_sampler:MTADRejectionSampler", _of_sampler),
         why="the V1 runner names its rejection sampler class; for mtad an instance is an MTADRejectionSampler",
         remove_when="vLLM has a registry of acceptance rules",
         is_static=True,
+        runner="v1",
     ),
     Seam(
         "vllm.v1.worker.gpu_model_runner",
@@ -105,6 +145,7 @@ SEAMS = (
         v1_runner_seams.hand_over_draft,
         why="a request whose q is unknown loses its own draft, not the q of the whole batch; carries min-p",
         remove_when="vLLM hands the rejection sampler draft probabilities per request",
+        runner="v1",
     ),
     Seam(
         "vllm.v1.worker.gpu_model_runner",
@@ -112,6 +153,7 @@ SEAMS = (
         v1_runner_seams.always_draft,
         why="one request near max_model_len turns drafting off for all and leaves holes in their draft KV",
         remove_when="vLLM decides this per request (also wrong for its own draft_model, though lossless there)",
+        runner="v1",
     ),
     Seam(
         "vllm.v1.worker.gpu_model_runner",
@@ -119,14 +161,16 @@ SEAMS = (
         v1_runner_seams.keep_generators_of_partial_prefills,
         why="rewinds the generator of a partial prefill, for which mtad drew nothing; raises on a CPU",
         remove_when="patches/0.32.0/generator-offset is upstream and mtad's sampler draws like vLLM's",
+        runner="v1",
     ),
     Seam(
         "vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator",
         "StandaloneARSpeculator.__new__",
-        v2_runner_seams.choose_speculator,
+        subclass_for_mtad("vllm_mtad.runners.v2.speculator:MTADSpeculator", _of_engine),
         why="the V2 runner names its speculator classes in an if-chain; for mtad an instance is an MTADSpeculator",
         remove_when="vLLM has a registry of speculators",
         is_static=True,
+        runner="v2",
     ),
     Seam(
         "vllm.v1.worker.gpu.model_runner",
@@ -136,27 +180,80 @@ SEAMS = (
         " model state prepares the target's attention, of trees too",
         remove_when="vLLM has a registry of acceptance rules, hands top-k, top-p and min-p to the speculator, and"
         " verifies trees",
+        runner="v2",
+    ),
+)
+
+INSTANCE_SEAMS = (
+    InstanceSeam(
+        "vllm.v1.attention.backend.AttentionMetadataBuilder",
+        "build",
+        "vllm_mtad.runners.v1.tree_verification",
+        why="the V1 runner lays a request's rows out as one text; those of a tree are several sequences",
+        remove_when="the V1 runner lets a drafter lay out what the target verifies",
+    ),
+    InstanceSeam(
+        "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackendImpl",
+        "do_kv_cache_update",
+        "vllm_mtad.runners.v1.tree_verification",
+        why="keys and values of a tree's row are written to every branch that the row is on",
+        remove_when="as above; or the CPU's attention takes a mask",
+    ),
+    InstanceSeam(
+        "vllm.v1.attention.backend.AttentionImpl",
+        "forward",
+        "vllm_mtad.runners.v2.attention_stand_in",
+        why="beams, and rows of a tree, attend to a shared paged prefix and to their own ancestors",
+        remove_when="vLLM's backends attend over trees, and lets a drafter choose its attention",
+    ),
+    InstanceSeam(
+        "vllm.v1.attention.backend.AttentionImpl",
+        "fused_output_quant_supported",
+        "vllm_mtad.runners.v2.attention_stand_in",
+        why="compilation may fuse a quantization of the output into the backend's kernel; ours have none",
+        remove_when="as for `forward`",
     ),
 )
 
 
-def apply_seam(seam: Seam, reason: str | None, module: Any) -> None:
-    """Put the replacement in place, once. `reason` says why mtad is unavailable, if it is.
+_failures: dict[str, str] = {}
+"""Why a seam could not be applied in this process, by its name."""
 
-    An exception here would surface in whoever imports `module`, asked for mtad or not: one is logged instead.
+
+def apply_seam(seam: Seam, module: Any) -> None:
+    """Put the replacement in place, once.
+
+    An exception here would surface in whoever imports `module`, asked for mtad or not: one is remembered instead, and
+    who asks for mtad is told (`availability.check_seams`).
     """
     try:
-        _apply(seam, reason, module)
-    except Exception:
-        logger.exception("vllm-mtad could not patch %s.%s; vLLM runs without it.", seam.module, seam.name)
+        _apply(seam, module)
+    except Exception as error:
+        _failures[seam.name] = one_sentence(error)
+        logger.debug("vllm-mtad could not patch %s.%s", seam.module, seam.name, exc_info=True)
 
 
-def _apply(seam: Seam, reason: str | None, module: Any) -> None:
+def why_missing(seam: Seam) -> str | None:
+    """Why a seam does not stand in this process, None if it does. Imports the module that is patched."""
+    try:
+        holder, attribute = _place(seam, importlib.import_module(seam.module))
+    except Exception as error:
+        return one_sentence(error)
+    if hasattr(getattr(holder, attribute, None), _MARK):
+        return None
+    return _failures.get(seam.name, "it is not what vllm-mtad left there")
+
+
+def _place(seam: Seam, module: Any) -> tuple[Any, str]:
     owner, _, attribute = seam.name.rpartition(".")
-    holder = getattr(module, owner) if owner else module
+    return (getattr(module, owner) if owner else module), attribute
+
+
+def _apply(seam: Seam, module: Any) -> None:
+    holder, attribute = _place(seam, module)
     original = getattr(holder, attribute)
     if hasattr(original, _MARK):
         return
-    replacement = seam.replacement(original) if reason is None else seam.replacement(original, reason)  # type: ignore[call-arg]
+    replacement = seam.replacement(original)
     setattr(replacement, _MARK, seam.name)
     setattr(holder, attribute, staticmethod(replacement) if seam.is_static else replacement)

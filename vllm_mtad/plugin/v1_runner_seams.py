@@ -1,4 +1,4 @@
-"""Seams in the V1 model runner: the classes of the proposer and the rejection sampler, and what joins them."""
+"""Seams in the V1 model runner: what joins its proposer and its rejection sampler."""
 
 from __future__ import annotations
 
@@ -7,34 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_mtad.config.options import is_mtad
-
-
-def choose_proposer(new: Callable) -> Callable:
-    """`DraftModelProposer(...)` makes an MTADProposer when the method is mtad."""
-    from vllm.v1.spec_decode.draft_model import DraftModelProposer
-
-    def new_by_method(cls: type, vllm_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cls is DraftModelProposer and is_mtad(getattr(vllm_config, "speculative_config", None)):
-            from vllm_mtad.runners.v1.proposer import MTADProposer
-
-            cls = MTADProposer
-        return object.__new__(cls)
-
-    return new_by_method
-
-
-def choose_rejection_sampler(new: Callable) -> Callable:
-    """`RejectionSampler(...)` makes an MTADRejectionSampler when the method is mtad."""
-    from vllm.v1.sample.rejection_sampler import RejectionSampler
-
-    def new_by_method(cls: type, sampler: Any = None, spec_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cls is RejectionSampler and is_mtad(spec_config):
-            from vllm_mtad.runners.v1.rejection_sampler import MTADRejectionSampler
-
-            cls = MTADRejectionSampler
-        return object.__new__(cls)
-
-    return new_by_method
 
 
 def hand_over_draft(get_draft_probs: Callable) -> Callable:

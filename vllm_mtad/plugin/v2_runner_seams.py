@@ -1,4 +1,4 @@
-"""Seams in the V2 model runner: the class of the speculator, and what it shares with the rejection sampler."""
+"""The seam in the V2 model runner: what its speculator shares with the rejection sampler and the target."""
 
 from __future__ import annotations
 
@@ -7,20 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_mtad.config.options import is_mtad
-
-
-def choose_speculator(new: Callable) -> Callable:
-    """`StandaloneARSpeculator(...)` makes an MTADSpeculator when the method is mtad."""
-    from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
-
-    def new_by_method(cls: type, vllm_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cls is StandaloneARSpeculator and is_mtad(getattr(vllm_config, "speculative_config", None)):
-            from vllm_mtad.runners.v2.speculator import MTADSpeculator
-
-            cls = MTADSpeculator
-        return object.__new__(cls)
-
-    return new_by_method
 
 
 def join_speculator_and_sampler(load_model: Callable) -> Callable:

@@ -46,7 +46,7 @@ class BeamsOnDevice:
 
     @classmethod
     def of(cls, levels: BeamLevels, depth: int) -> "BeamsOnDevice":
-        ancestry = levels.ancestry[depth % 2][:, :, :depth].clone()
+        ancestry = levels.ancestry_at(depth)[:, :, :depth].clone()
         tokens = levels.tokens[:, :depth].transpose(1, 2).gather(1, ancestry.long())
         return cls(levels.scores[:, depth - 1].clone(), tokens, ancestry)
 

@@ -78,7 +78,7 @@ class Case:
         out = torch.full_like(self.query, torch.nan, memory_format=torch.contiguous_format)
         suffix_attention(
             self.query, self.new_key, self.new_value, self.key_scratch, self.value_scratch, self.ancestry, prefix,
-            lse, out, depth=self.depth, scale=self.scale, upcast=upcast,
+            lse, out, num_older=self.depth, scale=self.scale, upcast=upcast,
         )  # fmt: skip
         return out
 

@@ -68,5 +68,5 @@ def test_the_largest_first_pass(pairs, gpu, monkeypatch):
     scheduler = speculator.vllm_config.scheduler_config
     metadata = dict.fromkeys(speculator.draft_attn_layer_names)
     tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
-    speculator._first_forward(scheduler.max_num_seqs, tokens, metadata, None)
+    speculator.first_pass.forward(scheduler.max_num_seqs, tokens, metadata, None)
     assert speculator.model.passes == [tokens]

@@ -78,7 +78,7 @@ def check_sizes(config) -> None:
     for tokens, requests in warm_up_steps(config):
         assert tokens <= target_s_largest
         assert tokens + requests <= min(largest, buffers)
-    assert scheduler.max_num_seqs * config.speculative_config.beam_width <= largest
+    assert scheduler.max_num_seqs * config.speculative_config.options.beam_width <= largest
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)

@@ -23,6 +23,7 @@ from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft,
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.tree import DraftTree, draft_tree
 from vllm_mtad.algorithm.warp import warp
+from vllm_mtad.config.refusals import split_blocks
 from vllm_mtad.runners.v1.beam_cache import BeamCache
 from vllm_mtad.runners.v1.handover import DraftHandover
 from vllm_mtad.runners.v1.request_table import RequestTable
@@ -61,10 +62,7 @@ class MTADProposer(DraftModelProposer):
         finally:
             self.vllm_config = real
         if kernel_block_sizes is not None and kernel_block_sizes[self.kv_cache_gid] != self.block_size:
-            raise ValueError(
-                f"block_size={self.block_size} cannot be combined with speculative method 'mtad': the attention backend"
-                f" splits it, so give its own block size, {kernel_block_sizes[self.kv_cache_gid]}."
-            )
+            raise split_blocks(self.block_size, kernel_block_sizes[self.kv_cache_gid])
         self._plan = plan
         self._beam_cache: BeamCache | None = None
         if self.options.num_candidates > 1:

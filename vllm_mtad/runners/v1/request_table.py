@@ -62,10 +62,10 @@ class RequestTable:
             top_p=batch.top_p_cpu_tensor[:num_reqs].clone(),
             min_p=torch.tensor([p.min_p for p in params]),
         )
-        self.warp = build(greedy_as_joint=joint_greedy).to(device)
+        self.warp = build(greedy_as_joint=joint_greedy)
         self.tree_warp = self.warp
         if self._options.num_candidates > 1 and not joint_greedy:
-            self.tree_warp = build(greedy_as_joint=True).to(device)
+            self.tree_warp = build(greedy_as_joint=True)
         fresh = self._rng.integers(2**63, size=num_reqs, dtype=np.int64)
         seeds = [own if p.seed is None else _as_int64(p.seed) for p, own in zip(params, fresh.tolist())]
         self.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)

@@ -19,7 +19,7 @@ from vllm_mtad.runners.v2.shared_prefix import Prefixes, PrefixReader
 
 @dataclass(frozen=True)
 class BeamAttentionMetadata:
-    """In place of a backend's metadata, for a pass that feeds each beam's token of `depth`.
+    """In place of a backend's metadata, for a pass over beams that have `depth` tokens each and feed their last.
 
     `ancestry`: see `BeamLevels`. `prefix_plans`: what each `PrefixReader` plans for these prefixes.
     """
@@ -35,8 +35,8 @@ class BeamAttention(AttentionStandIn):
 
     Args:
         layer: the draft model's attention layer.
-        max_num_reqs, beam_width, max_depth: the size of the scratch; `max_depth` is gamma - 1, for the last token of a
-            draft is never fed.
+        max_num_reqs, beam_width, max_tokens: the size of the scratch; `max_tokens` is gamma - 1, for the last token
+            of a draft is never fed.
         prefix_reader: shared by all layers of this shape.
         dtype, device: of the draft model.
     """
@@ -48,14 +48,14 @@ class BeamAttention(AttentionStandIn):
         layer: Any,
         max_num_reqs: int,
         beam_width: int,
-        max_depth: int,
+        max_tokens: int,
         prefix_reader: PrefixReader,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         super().__init__(layer, device)
         self._prefix_reader = prefix_reader
-        shape = (max_num_reqs, max_depth, beam_width, self._impl.num_kv_heads, self._impl.head_size)
+        shape = (max_num_reqs, max_tokens, beam_width, self._impl.num_kv_heads, self._impl.head_size)
         self._key_scratch = torch.zeros(shape, dtype=dtype, device=device)
         self._value_scratch = torch.zeros_like(self._key_scratch)
 
@@ -86,7 +86,7 @@ class BeamAttention(AttentionStandIn):
             prefix,
             lse,
             out,
-            depth=metadata.depth,
+            num_older=metadata.depth - 1,
             scale=self._impl.scale,
             upcast=self._upcast,
         )

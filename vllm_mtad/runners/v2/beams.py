@@ -192,7 +192,7 @@ class DraftBeams:
 
     def ancestry(self, depth: int) -> torch.Tensor:
         """int32 `[max_num_reqs, beam_width, gamma]` of the beams that have `depth` tokens."""
-        return self._levels.ancestry[depth % 2]
+        return self._levels.ancestry_at(depth)
 
     def choose(self, num_reqs: int, num_nodes: int, draft_tokens: torch.Tensor) -> None:
         """The best beam of each request, and others beside it, into `draft_tokens` int64 `[max_num_reqs, nodes]` and

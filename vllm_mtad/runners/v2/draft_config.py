@@ -12,7 +12,7 @@ from vllm.logger import init_logger
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import get_attn_backend
 
-from vllm_mtad.config.engine_checks import V2_ATTENTION_BACKENDS
+from vllm_mtad.config.refusals import V2_ATTENTION_BACKENDS
 
 logger = init_logger("vllm.mtad")
 
@@ -42,7 +42,7 @@ def largest_pass(config: VllmConfig) -> int:
     its kernel warm-up (`v1/worker/gpu/warmup.py`) does not. A beam pass has one token a beam.
     """
     scheduler = config.scheduler_config
-    beam_width: int = config.speculative_config.beam_width  # type: ignore[union-attr]
+    beam_width: int = config.speculative_config.options.beam_width  # type: ignore[union-attr]
     return max(
         scheduler.max_num_batched_tokens + scheduler.max_num_seqs,
         scheduler.max_num_seqs * beam_width,

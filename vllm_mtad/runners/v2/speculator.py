@@ -25,17 +25,17 @@ from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.sample.ops import topk_topp_triton
-from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, has_compiled_submodule
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.states import SamplingStates
-from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator, prepare_prefill_inputs
-from vllm.v1.worker.utils import get_uniform_decode_token_count
+from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
+from vllm_mtad.config.refusals import split_blocks
 from vllm_mtad.runners.v2.attention_stand_in import check_layer, check_page_layout
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
 from vllm_mtad.runners.v2.draft_config import draft_config
+from vllm_mtad.runners.v2.first_pass import FirstPass
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
@@ -58,10 +58,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.window = min(self.max_model_len, self.draft_model_config.max_model_len)
         self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds)
         self.beams = DraftBeams(options, self.max_num_reqs, self.vocab_size, self.requests, self.window)
-        self.first_hidden = torch.zeros(
-            self.max_num_reqs, self.hidden_size, dtype=self.draft_model_config.dtype, device=device
-        )
-        self.first_positions = torch.zeros_like(self.expanded_positions)
+        self.first_pass = FirstPass(self)
         self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
         self.beam_starts = torch.arange(self.max_num_reqs + 1, dtype=torch.int32, device=device) * self.beam_width
         self.sampling_states: SamplingStates | None = None
@@ -131,10 +128,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         (self.page_size,) = {group.kv_cache_spec.block_size for group in self.attn_groups[self.kv_group]}
         for group in self.attn_groups[self.kv_group]:
             if group.kernel_block_size is not None:
-                raise ValueError(
-                    f"block_size={group.kv_cache_spec.block_size} cannot be combined with speculative method 'mtad':"
-                    f" the attention backend splits it, so give its own block size, {group.kernel_block_size}."
-                )
+                raise split_blocks(group.kv_cache_spec.block_size, group.kernel_block_size)
         if self.verification is not None:
             self.verification.set_attn(self.kv_group, self.page_size)
 
@@ -177,7 +171,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         if num_nodes > 0:
             # Profiling runs with the largest memory.
             truncation = Truncation.ANY if is_profile else self._copy_truncation(input_batch.idx_mapping_np)
-        self._first_pass(input_batch, num_rejected, last_sampled, attend)
+        self.first_pass.run(input_batch, num_rejected, last_sampled, attend)
         if num_nodes > 0:
             graphs = self.beam_graphs if attend else None
             if graphs is not None and (descriptor := graphs.find(num_reqs, num_nodes, truncation)):
@@ -193,95 +187,7 @@ class MTADSpeculator(StandaloneARSpeculator):
             self.requests.copy_truncation(self.sampling_states)
         return truncation
 
-    def _first_pass(
-        self, input_batch: InputBatch, num_rejected: torch.Tensor, last_sampled: torch.Tensor, attend: bool
-    ) -> None:
-        """Draft KV of this step's tokens, and the hidden state of each request's newest into `first_hidden`."""
-        num_reqs = input_batch.num_reqs
-        num_tokens = prepare_prefill_inputs(
-            input_buffers=self.input_buffers,
-            input_batch=input_batch,
-            last_sampled=last_sampled,
-            num_rejected=num_rejected,
-            expanded_input_ids=self.expanded_input_ids,
-            expanded_positions=self.expanded_positions,
-            last_token_indices=self.last_token_indices,
-            max_num_reqs=self.max_num_reqs,
-            max_model_len=self.max_model_len,
-        )
-        if not attend:
-            self._first_forward(num_reqs, num_tokens, None, None)
-            return
-        descriptor = self._first_pass_descriptor(input_batch, num_tokens)
-        self.block_tables.compute_slot_mappings(
-            self.idx_mapping[:num_reqs],
-            self.input_buffers.query_start_loc[: num_reqs + 1],
-            self.expanded_positions,
-            num_tokens,
-            out=self.expanded_slot_mappings,
-        )
-        # A replay reads what the builders refresh in their own buffers.
-        metadata, slots = self._first_pass_metadata(
-            num_reqs,
-            descriptor,
-            input_batch.query_start_loc_np[: num_reqs + 1] + self.arange_np[: num_reqs + 1],
-            input_batch.seq_lens_cpu_upper_bound,
-        )
-        if descriptor.cg_mode == CUDAGraphMode.FULL:
-            assert self.first_pass_graphs is not None
-            self.first_pass_graphs.run_fullgraph(descriptor)
-        else:
-            self._first_forward(num_reqs, descriptor.num_tokens, metadata, slots, descriptor.cg_mode)
-
-    def _first_pass_descriptor(self, input_batch: InputBatch, num_tokens: int) -> BatchExecutionDescriptor:
-        """How to run the pass: as a captured graph, as captured pieces, or eagerly."""
-        if self.first_pass_graphs is None:
-            return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, input_batch.num_reqs)
-        uniform = get_uniform_decode_token_count(
-            input_batch.num_reqs,
-            input_batch.num_tokens,
-            int(input_batch.num_scheduled_tokens.max()),
-            input_batch.decode_graph_eligible,
-        )
-        return self.first_pass_graphs.find(input_batch.num_reqs, num_tokens, None if uniform is None else uniform + 1)
-
-    def _first_pass_metadata(
-        self,
-        num_reqs: int,
-        descriptor: BatchExecutionDescriptor,
-        query_start_loc: np.ndarray,
-        seq_lens_cpu_upper_bound: torch.Tensor,
-    ) -> tuple[dict[str, Any] | None, dict[str, torch.Tensor]]:
-        """(attention metadata, slot mapping) by layer, on persistent buffers."""
-        slots = self.expanded_slot_mappings[:, : descriptor.num_tokens]
-        # A graph must hold for any length; told of the longest there is, FlashAttention needs less workspace.
-        longest = int(seq_lens_cpu_upper_bound[:num_reqs].max()) + 1
-        is_graph = descriptor.cg_mode == CUDAGraphMode.FULL
-        self.draft_max_seq_len = self.max_model_len if is_graph else min(longest, self.max_model_len)
-        metadata = self._build_attn_metadata(
-            num_reqs=num_reqs,
-            batch_desc=descriptor,
-            query_start_loc_np=query_start_loc,
-            seq_lens_cpu_upper_bound=seq_lens_cpu_upper_bound,
-            step=1,  # the target's newest token
-            slot_mappings=slots,
-        )
-        return metadata, build_slot_mappings_by_layer(slots, self.kv_cache_config)
-
-    def _first_forward(
-        self,
-        num_reqs: int,
-        num_tokens: int,
-        metadata: dict[str, Any] | None,
-        slots: dict[str, torch.Tensor] | None,
-        mode: CUDAGraphMode = CUDAGraphMode.NONE,
-    ) -> None:
-        positions = self.first_positions[:num_tokens]
-        torch.clamp(self.expanded_positions[:num_tokens], max=self.window - 1, out=positions)
-        hidden = self._forward(self.expanded_input_ids[:num_tokens], positions, metadata, slots, mode)
-        self.first_hidden[:num_reqs] = hidden[self.last_token_indices[:num_reqs]]
-
-    def _forward(
+    def draft_forward(
         self,
         input_ids: torch.Tensor,
         positions: torch.Tensor,
@@ -307,18 +213,18 @@ class MTADSpeculator(StandaloneARSpeculator):
         return hidden[0] if isinstance(hidden, tuple) else hidden
 
     def _beam_loop(self, num_reqs: int, num_nodes: int, truncation: Truncation, attend: bool = True) -> None:
-        """From `first_hidden` to the trees or chosen drafts; every tensor that it reads is persistent."""
+        """From the first pass's states to the trees or chosen drafts; every tensor that it reads is persistent."""
         num_drafts = min(num_nodes, self.gamma)
         states, roots = self.requests.states[:num_reqs], self.requests.root_positions[:num_reqs]
         last_positions = self.expanded_positions[self.last_token_indices[:num_reqs]]
         roots.copy_(torch.where(states >= 0, last_positions, -1))
         self.prefix_lens[:num_reqs] = roots + 1
-        self.beams.step(self.first_hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncation)
+        self.beams.step(self.first_pass.hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncation)
         rows = num_reqs * self.beam_width
         passes = self._beam_metadata(num_reqs, num_drafts) if attend else [None] * (num_drafts - 1)
-        for depth, metadata in enumerate(passes, start=1):
+        for depth, metadata in enumerate(passes, start=1):  # tokens that the beams have
             positions = (roots + depth).clamp_(min=0, max=self.window - 1)
-            hidden = self._forward(
+            hidden = self.draft_forward(
                 self.beams.input_ids[:rows],
                 positions.repeat_interleave(self.beam_width, output_size=rows),
                 metadata,
@@ -343,7 +249,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         return [
             dict.fromkeys(
                 self.draft_attn_layer_names,
-                BeamAttentionMetadata(depth - 1, self.beams.ancestry(depth), prefixes, plans),
+                BeamAttentionMetadata(depth, self.beams.ancestry(depth), prefixes, plans),
             )
             for depth in range(1, num_drafts)
         ]
@@ -366,7 +272,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         assert self.beam_graphs is not None
         self.idx_mapping.fill_(-1)
         self.expanded_slot_mappings.fill_(PAD_SLOT_ID)
-        self.first_pass_graphs.capture(self._capture_first_pass, "Capturing MTAD first passes")
+        self.first_pass_graphs.capture(self.first_pass.capture, "Capturing MTAD first passes")
         self.beam_graphs.capture(self._capture_beam_loop, "Capturing MTAD beam loops")
         # vLLM's truncation keeps scratch tensors that it may replace by larger ones; the graphs use today's.
         self._captured_scratch = [
@@ -374,23 +280,6 @@ class MTADSpeculator(StandaloneARSpeculator):
             *topk_topp_triton._TRITON_TABLE_CACHE.values(),
             *topk_topp_triton._TRITON_SPLIT_CACHE.values(),
         ]
-
-    def _capture_first_pass(
-        self, descriptor: BatchExecutionDescriptor, warmup: bool
-    ) -> Callable[[CUDAGraphMode], None]:
-        # How tokens are shared out matters to attention alone, which pieces do not hold.
-        num_tokens = descriptor.num_tokens
-        num_reqs = descriptor.num_reqs or min(num_tokens, self.max_num_reqs)
-        starts = self.arange_np[: num_reqs + 1] * num_tokens // num_reqs
-        seq_lens = torch.from_numpy(np.diff(starts).astype(np.int32))
-        self.block_tables.get_dummy_block_tables(num_reqs)
-        self.input_buffers.query_start_loc.fill_(num_tokens)
-        self.input_buffers.query_start_loc[: num_reqs + 1] = torch.from_numpy(starts).to(self.device)
-        self.input_buffers.seq_lens.zero_()
-        self.input_buffers.seq_lens[:num_reqs] = seq_lens.to(self.device)
-        self.last_token_indices.zero_()
-        metadata, slots = self._first_pass_metadata(num_reqs, descriptor, starts, seq_lens)
-        return lambda mode: self._first_forward(num_reqs, num_tokens, metadata, slots, mode)
 
     def _capture_beam_loop(self, descriptor: BatchExecutionDescriptor, warmup: bool) -> Callable[[CUDAGraphMode], None]:
         assert isinstance(descriptor, BeamBatchDescriptor)

@@ -50,8 +50,8 @@ class VerificationLog:
         self._logged = figures.clone()
         if calls and is_global_first_rank():
             logger.info(
-                "MTAD: %.2f tokens a call, those after a stop counted, in %d calls with a draft; %.0f %% of them kept"
-                " another candidate than the chosen one.",
+                "MTAD: mean acceptance length %.2f, tokens after a stop counted, in %d calls with a draft; %.0f %% of"
+                " them kept another candidate than the chosen one.",
                 1 + kept / calls,
                 calls,
                 100 * others / calls,

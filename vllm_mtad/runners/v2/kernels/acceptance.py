@@ -12,7 +12,8 @@ import torch
 from vllm.triton_utils import tl, triton
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_noised_argmax
 
-from vllm_mtad.algorithm.acceptance import CandidateTest
+from vllm_mtad.algorithm.modes import CandidateTest
+from vllm_mtad.runners.v2.kernels.online_softmax import merge_parts
 from vllm_mtad.runners.v2.trees import DraftTrees
 
 MAX_BLOCK = 8192
@@ -143,8 +144,7 @@ def _joint_acceptance_kernel(
         token = tl.load(draft_ptr + first + i + 1).to(tl.int64)
         maxima = tl.load(max_ptr + row * num_blocks + block, mask=is_block, other=float("-inf"))
         sums = tl.load(sum_ptr + row * num_blocks + block, mask=is_block, other=0.0)
-        largest = tl.max(maxima, axis=0)
-        mass = tl.sum(tl.where(maxima > float("-inf"), sums * tl.exp(maxima - largest), 0.0), axis=0)
+        largest, mass = merge_parts(maxima, sums, 0)
         logit = tl.load(logits_ptr + row * logits_stride + tl.maximum(token, 0)).to(tl.float32)
         log_p = logit - largest - tl.log(mass)
         best = tl.load(best_ptr + row * num_blocks + block, mask=is_block, other=float("-inf"))

@@ -10,6 +10,7 @@ import torch
 from vllm.triton_utils import tl, triton
 
 from vllm_mtad.runners.v2.kernels.beam_candidates import Candidates
+from vllm_mtad.runners.v2.kernels.online_softmax import merge_parts
 
 _MANY_CANDIDATES = 2048
 """From here on four warps run out of registers."""
@@ -23,9 +24,8 @@ def _log_mass(max_ptr, sum_ptr, row, is_row, num_blocks, BLOCKS: tl.constexpr):
     mask = is_row[:, None] & (block < num_blocks)[None, :]
     maxima = tl.load(max_ptr + at, mask=mask, other=float("-inf"))
     sums = tl.load(sum_ptr + at, mask=mask, other=0.0)
-    largest = tl.max(maxima, axis=1)
-    scaled = tl.where(maxima > float("-inf"), sums * tl.exp(maxima - largest[:, None]), 0.0)
-    return largest + tl.log(tl.sum(scaled, axis=1))
+    largest, mass = merge_parts(maxima, sums, 1)
+    return largest + tl.log(mass)
 
 
 @triton.jit
@@ -154,6 +154,10 @@ class BeamLevels:
         parents = torch.zeros_like(tokens)
         return cls(scores, tokens, torch.zeros_like(scores), parents, (ancestry, torch.zeros_like(ancestry)))
 
+    def ancestry_at(self, depth: int) -> torch.Tensor:
+        """int32 `[max_num_reqs, beam_width, gamma]` of the beams that have `depth` tokens."""
+        return self.ancestry[depth % 2]
+
 
 def select_beams(
     candidates: Candidates,
@@ -195,8 +199,8 @@ def select_beams(
         levels.tokens,
         levels.log_q,
         levels.parents,
-        levels.ancestry[depth % 2],
-        levels.ancestry[1 - depth % 2],
+        levels.ancestry_at(depth),
+        levels.ancestry_at(depth + 1),
         input_ids,
         depth,
         WIDTH=width,

@@ -123,7 +123,7 @@ def choose_drafts(
         levels.tokens,
         levels.log_q,
         levels.parents,
-        levels.ancestry[num_drafts % 2],
+        levels.ancestry_at(num_drafts),
         requests,
         root_positions,
         temperature,

@@ -1,4 +1,4 @@
-"""Attention over keys that come in tiles, as FlashAttention computes it: one tile, and its place among the others."""
+"""A softmax whose logits come in parts: how parts are merged, and attention over tiles of keys (as FlashAttention)."""
 
 import torch
 from vllm.triton_utils import tl, triton
@@ -27,6 +27,17 @@ def query_tiling(n: int, head_tile: int, dtype: torch.dtype, *, wide: bool = Fal
 def num_warps(query_tile: int, head_tile: int, dtype: torch.dtype) -> int:
     """Four warps hold the keys, weights and output of 64 x 64 in bfloat16 in their registers; twice as many, more."""
     return 4 if query_tile * head_tile * dtype.itemsize <= 64 * 64 * 2 else 8
+
+
+@triton.jit
+def merge_parts(maxima, sums, AXIS: tl.constexpr):
+    """(largest logit, sum of exp(logit - largest)) along AXIS, of parts of a softmax that each have theirs.
+
+    A part without logits has a maximum of -inf.
+    """
+    largest = tl.max(maxima, axis=AXIS, keep_dims=True)
+    scaled = tl.where(maxima > float("-inf"), sums * tl.exp(maxima - largest), 0.0)
+    return tl.max(maxima, axis=AXIS), tl.sum(scaled, axis=AXIS)
 
 
 @triton.jit

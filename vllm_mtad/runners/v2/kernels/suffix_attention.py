@@ -1,9 +1,9 @@
 """Attention of beams to their own few tokens, merged by log-sum-exp with the prefix's; stores the newest KV.
 
-The suffix lives in a dense scratch, `[num_reqs, depth, slot, num_kv_heads, head_size]` a layer. A beam finds its
+The suffix lives in a dense scratch, `[num_reqs, token, slot, num_kv_heads, head_size]` a layer. A beam finds its
 ancestors by their slots, so beams that change places move no KV. One launch a layer, one program a (request, KV head):
-it owns that head's output of all beams of the request and that head's keys and values of this depth in the scratch, and
-reads what earlier passes left there.
+it owns that head's output of all beams of the request, writes that head's keys and values of the newest tokens into
+the scratch, and reads what earlier passes left there.
 """
 
 import torch
@@ -18,7 +18,7 @@ TILE_KEYS = 32
 
 @triton.jit(
     do_not_specialize=[
-        "depth",
+        "num_older",
         "splits",
         "prefix_stride_split",
         "lse_stride_split",
@@ -39,7 +39,7 @@ def _suffix_attention_kernel(
     value_ptr,
     value_stride_row,
     value_stride_head,
-    # [max_num_reqs, MAX_DEPTH, BEAM_WIDTH, NUM_KV_HEADS, HEAD_SIZE]
+    # [max_num_reqs, MAX_TOKENS, BEAM_WIDTH, NUM_KV_HEADS, HEAD_SIZE]
     key_scratch_ptr,
     value_scratch_ptr,
     # [max_num_reqs, BEAM_WIDTH, GAMMA]
@@ -57,7 +57,7 @@ def _suffix_attention_kernel(
     out_ptr,
     out_stride_row,
     out_stride_head,
-    depth,
+    num_older,
     splits,
     scale,
     NUM_HEADS: tl.constexpr,
@@ -65,7 +65,7 @@ def _suffix_attention_kernel(
     HEAD_SIZE: tl.constexpr,
     HEAD_TILE: tl.constexpr,
     BEAM_WIDTH: tl.constexpr,
-    MAX_DEPTH: tl.constexpr,
+    MAX_TOKENS: tl.constexpr,
     GAMMA: tl.constexpr,
     QUERY_TILE: tl.constexpr,
     SLOT_TILE: tl.constexpr,
@@ -103,8 +103,8 @@ def _suffix_attention_kernel(
         mask=is_new,
         other=0.0,
     )
-    scratch = request * MAX_DEPTH * BEAM_WIDTH
-    new_at = ((scratch + depth * BEAM_WIDTH + slot) * NUM_KV_HEADS + kv_head) * HEAD_SIZE
+    scratch = request * MAX_TOKENS * BEAM_WIDTH
+    new_at = ((scratch + num_older * BEAM_WIDTH + slot) * NUM_KV_HEADS + kv_head) * HEAD_SIZE
     tl.store(key_scratch_ptr + new_at[:, None] + dim[None, :], key, mask=is_new)
     tl.store(value_scratch_ptr + new_at[:, None] + dim[None, :], value, mask=is_new)
     if UPCAST:
@@ -117,10 +117,10 @@ def _suffix_attention_kernel(
     is_own = is_query[:, None] & (beam[:, None] == slot[None, :])
     largest, total, out = attend(query, key, value, is_own, scale, largest, total, out)
 
-    # Older tokens, in the order (depth, slot): of each depth a beam sees its ancestor.
-    for first in range(0, depth * BEAM_WIDTH, KEY_TILE):
+    # Older tokens, in the order (token, slot): of each token's slots a beam sees its ancestor.
+    for first in range(0, num_older * BEAM_WIDTH, KEY_TILE):
         n = first + tl.arange(0, KEY_TILE)
-        is_old = n < depth * BEAM_WIDTH
+        is_old = n < num_older * BEAM_WIDTH
         old_at = ((scratch + n) * NUM_KV_HEADS + kv_head) * HEAD_SIZE
         old_mask = is_old[:, None] & is_dim[None, :]
         old_key = tl.load(key_scratch_ptr + old_at[:, None] + dim[None, :], mask=old_mask, other=0.0)
@@ -169,25 +169,26 @@ def suffix_attention(
     lse: torch.Tensor,
     out: torch.Tensor,
     *,
-    depth: int,
+    num_older: int,
     scale: float,
     upcast: bool,
 ) -> None:
-    """Attention to prefix and suffix together, of beams that feed their token of this depth.
+    """Attention to prefix and suffix together, of beams that feed their newest token.
 
     Args:
         query: `[num_reqs * beam_width, num_heads, head_size]`; like `key`, `value` and `out`, contiguous in the last
             dimension only.
-        key, value: `[num_reqs * beam_width, num_kv_heads, head_size]` of the tokens fed now; stored at `depth`.
-        key_scratch, value_scratch: `[max_num_reqs, max_depth, beam_width, num_kv_heads, head_size]`, contiguous.
-        ancestry: int32 `[max_num_reqs, beam_width, gamma]`, valid up to and including `depth`.
+        key, value: `[num_reqs * beam_width, num_kv_heads, head_size]` of the tokens fed now; they are stored.
+        key_scratch, value_scratch: `[max_num_reqs, max_tokens, beam_width, num_kv_heads, head_size]`, contiguous.
+        ancestry: int32 `[max_num_reqs, beam_width, gamma]`, valid for the older tokens and the newest.
+        num_older: tokens that each beam has fed before.
         prefix, lse: `[splits, rows, num_heads, head_size]` and `[splits, rows, num_heads]`, any strides, at most
             `MAX_SPLITS` splits; an lse of -inf or +inf says that a split has no keys, and its prefix is not read.
         out: `[num_reqs * beam_width, num_heads, head_size]`.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
     """
     rows, num_heads, head_size = query.shape
-    _, max_depth, beam_width, num_kv_heads, _ = key_scratch.shape
+    _, max_tokens, beam_width, num_kv_heads, _ = key_scratch.shape
     query_tile, head_tile = tile_size(beam_width * num_heads // num_kv_heads), tile_size(head_size)
     _suffix_attention_kernel[(rows // beam_width, num_kv_heads)](
         query,
@@ -205,7 +206,7 @@ def suffix_attention(
         *lse.stride(),
         out,
         *out.stride()[:2],
-        depth,
+        num_older,
         len(prefix),
         scale,
         NUM_HEADS=num_heads,
@@ -213,7 +214,7 @@ def suffix_attention(
         HEAD_SIZE=head_size,
         HEAD_TILE=head_tile,
         BEAM_WIDTH=beam_width,
-        MAX_DEPTH=max_depth,
+        MAX_TOKENS=max_tokens,
         GAMMA=ancestry.shape[2],
         QUERY_TILE=query_tile,
         SLOT_TILE=tile_size(beam_width),

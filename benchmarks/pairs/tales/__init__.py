@@ -1,0 +1,1 @@
+"""Tales: an opening in, a short open-ended story out."""

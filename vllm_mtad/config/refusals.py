@@ -1,0 +1,192 @@
+"""What cannot be combined with mtad, a row each: which field, on which model runner, and what it accepts instead.
+
+Rows with a value that needs arithmetic to be judged are in `engine_checks`; what must be true of the draft model, in
+`checks`; MTAD's own fields are judged by `options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from vllm.platforms import current_platform
+from vllm.utils.torch_utils import is_quantized_kv_cache, resolve_kv_cache_dtype_string
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+V2_ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
+"""Backends whose KV cache the beams of the V2 runner can read."""
+
+
+@dataclass(frozen=True)
+class FieldRefusal:
+    """A field of `--speculative-config` that has one accepted value with mtad, which is also vLLM's default."""
+
+    field: str
+    accepted: Any
+    why: str
+
+
+FIELDS = (
+    FieldRefusal("use_heterogeneous_vocab", False, "the joint ratio compares both models on the same tokens"),
+    FieldRefusal("parallel_drafting", False, "beams are drafted one depth at a time"),
+    FieldRefusal("disable_padded_drafter_batch", False, "the drafter needs the padded batch"),
+    FieldRefusal("rejection_sample_method", "standard", "mtad has its own test, chosen by acceptance"),
+    FieldRefusal("draft_sample_method", "greedy", "mtad has its own drafting, chosen by draft_sampling"),
+    FieldRefusal("use_local_argmax_reduction", False, "beams need more than the largest logit"),
+    FieldRefusal("enable_adaptive_verification", False, "it is for dspark"),
+)
+
+
+def refuse_fields(given: Mapping[str, Any]) -> None:
+    """
+    Args:
+        given: the fields that the user gave, with the target's configuration.
+    Raises:
+        ValueError: for the first row that is refused.
+    """
+    for row in FIELDS:
+        if (value := given.get(row.field, row.accepted)) != row.accepted:
+            raise ValueError(
+                f"speculative_config.{row.field}={value!r} cannot be combined with mtad ({row.why}): leave it at"
+                f" {row.accepted!r}."
+            )
+    tensor_parallel = given["target_parallel_config"].tensor_parallel_size
+    if (value := given.get("draft_tensor_parallel_size")) not in (None, tensor_parallel):
+        raise ValueError(
+            f"speculative_config.draft_tensor_parallel_size={value} is not accepted by mtad: leave it out or give the"
+            f" target's tensor_parallel_size, {tensor_parallel}."
+        )
+
+
+@dataclass(frozen=True)
+class EngineRefusal:
+    """An engine option that cannot be combined with mtad.
+
+    `runner`: the model runner that cannot, "" for both. `what`: the option; `{}` in it stands for its value. `value`:
+    of the option, in a finished configuration. `is_refused`: of that value.
+    """
+
+    runner: Literal["", "v1", "v2"]
+    what: str
+    value: Callable[[VllmConfig], Any]
+    accepted: str
+    is_refused: Callable[[Any], bool] = bool
+
+
+def _above_one(value: int) -> bool:
+    return value > 1
+
+
+def _draft_cache_dtype(config: VllmConfig) -> str:
+    """A checkpoint may bring its own."""
+    speculative: Any = config.speculative_config
+    given = speculative.kv_cache_dtype or config.cache_config.cache_dtype
+    return resolve_kv_cache_dtype_string(given, speculative.draft_model_config)
+
+
+def _draft_backend(config: VllmConfig) -> str | None:
+    backend = config.speculative_config.attention_backend  # type: ignore[union-attr]
+    return None if backend is None else backend.name
+
+
+def _schedule_of_other_lengths(config: VllmConfig) -> Any:
+    """V1 drafts the same number of tokens at every batch size; what chooses between one candidate and all stays."""
+    speculative: Any = config.speculative_config
+    schedule = speculative.num_speculative_tokens_per_batch_size or ()
+    own = (speculative.options.num_speculative_tokens, speculative.options.num_nodes)
+    return schedule if any(length not in own for _, _, length in schedule) else None
+
+
+ENGINE = (
+    EngineRefusal("", "pipeline_parallel_size={}", lambda c: c.parallel_config.pipeline_parallel_size, "1", _above_one),
+    EngineRefusal("", "data_parallel_size={}", lambda c: c.parallel_config.data_parallel_size, "1", _above_one),
+    EngineRefusal(
+        "",
+        "decode_context_parallel_size={}",
+        lambda c: c.parallel_config.decode_context_parallel_size,
+        "1",
+        _above_one,
+    ),
+    EngineRefusal(
+        "",
+        "prefill_context_parallel_size={}",
+        lambda c: c.parallel_config.prefill_context_parallel_size,
+        "1",
+        _above_one,
+    ),
+    EngineRefusal("", "enable_eplb={}", lambda c: c.parallel_config.enable_eplb, "False"),
+    EngineRefusal("", "enable_dbo={}", lambda c: c.parallel_config.use_ubatching, "False"),
+    EngineRefusal("", "enable_lora=True", lambda c: c.lora_config is not None, "False"),
+    EngineRefusal("", "kv_transfer_config", lambda c: c.kv_transfer_config is not None, "none"),
+    EngineRefusal("", "a multimodal target", lambda c: c.model_config.is_multimodal_model, "a text model"),
+    EngineRefusal("", "runner={!r}", lambda c: c.model_config.runner_type, "'generate'", lambda v: v != "generate"),
+    EngineRefusal("", "logits_processors", lambda c: bool(c.model_config.logits_processors), "none"),
+    EngineRefusal(
+        "v1",
+        "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0) on a GPU",
+        lambda c: not current_platform.is_cpu(),
+        "Model Runner V2",
+    ),
+    EngineRefusal(
+        "v1",
+        "speculative_config.num_speculative_tokens_per_batch_size={} on Model Runner V1",
+        _schedule_of_other_lengths,
+        "a schedule of draft lengths on V2 only",
+    ),
+    EngineRefusal(
+        "v1",
+        "logprobs_mode={!r}",
+        lambda c: c.model_config.logprobs_mode,
+        "the other modes",
+        lambda v: v == "processed_logits",
+    ),
+    EngineRefusal(
+        "v1",
+        "max_model_len='auto'",
+        lambda c: c.model_config.original_max_model_len == -1,
+        "a number (auto would leave no scratch)",
+    ),
+    EngineRefusal(
+        "v2",
+        "speculative_config.attention_backend={!r}",
+        _draft_backend,
+        ", ".join(V2_ATTENTION_BACKENDS),
+        lambda v: v not in (None, *V2_ATTENTION_BACKENDS),
+    ),
+    EngineRefusal(
+        "v2",
+        "kv_cache_dtype={!r} for the draft",
+        _draft_cache_dtype,
+        "an unquantized one (speculative_config.kv_cache_dtype)",
+        is_quantized_kv_cache,
+    ),
+    EngineRefusal("v2", "watermark_config", lambda c: getattr(c, "watermark_config", None) is not None, "none"),
+    EngineRefusal(
+        "v2", "enable_batch_sharded_sampling={}", lambda c: c.parallel_config.enable_batch_sharded_sampling, "False"
+    ),
+)
+
+
+def refuse_engine_options(config: VllmConfig) -> None:
+    """
+    Raises:
+        ValueError: for the first row that is refused.
+    """
+    runner = "v2" if config.use_v2_model_runner else "v1"
+    for row in ENGINE:
+        if row.runner in ("", runner) and row.is_refused(value := row.value(config)):
+            raise ValueError(
+                f"{row.what.format(value)} cannot be combined with speculative method 'mtad': it accepts"
+                f" {row.accepted}."
+            )
+
+
+def split_blocks(block_size: int, kernel_block_size: int) -> ValueError:
+    """The backend that splits blocks is chosen in the worker, so this one is raised there."""
+    return ValueError(
+        f"block_size={block_size} cannot be combined with speculative method 'mtad': the attention backend splits it,"
+        f" so give its own block size, {kernel_block_size}."
+    )

@@ -1,0 +1,48 @@
+"""Whether mtad can be used with the vLLM that is installed: its version, and that every seam stands."""
+
+from __future__ import annotations
+
+SUPPORTED_VLLM = ("0.32.0",)
+
+
+def installed_vllm() -> str:
+    import vllm
+
+    return vllm.__version__
+
+
+def is_supported_vllm() -> bool:
+    """A local part of the version, such as +cpu, does not count."""
+    return installed_vllm().split("+")[0] in SUPPORTED_VLLM
+
+
+def check_version() -> None:
+    """
+    Raises:
+        ValueError: on a vLLM that this release is not made for.
+    """
+    if not is_supported_vllm():
+        from importlib.metadata import version
+
+        raise ValueError(
+            f"Speculative method 'mtad' is not available: vllm-mtad {version('vllm-mtad')} supports vLLM"
+            f" {', '.join(SUPPORTED_VLLM)}, and this is {installed_vllm()}."
+        )
+
+
+def check_seams(runner: str | None = None) -> None:
+    """That all seams of vLLM's front end and engine stand, and those of the model runner "v1" or "v2" if one is named.
+
+    Imports what is patched, so it is asked only where mtad is asked for: with one seam missing, mtad would be half on.
+
+    Raises:
+        ValueError: naming the first seam that does not stand, and why.
+    """
+    from vllm_mtad.plugin.seams import SEAMS, why_missing
+
+    for seam in SEAMS:
+        if seam.runner in (None, runner) and (why := why_missing(seam)) is not None:
+            raise ValueError(
+                f"Speculative method 'mtad' is not available: vllm-mtad could not patch {seam.module}.{seam.name}"
+                f" ({why}). Other methods are not concerned."
+            )

@@ -1,0 +1,67 @@
+"""The `vllm-mtad` command."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from vllm_mtad.tools.tune.arguments import add_tune
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exit status 2 for what the user gave, 1 for a target that does not run."""
+    parser = argparse.ArgumentParser(prog="vllm-mtad", description="MTAD (Multi-Token Assisted Decoding) for vLLM.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_demo(commands)
+    add_tune(commands)
+    args = parser.parse_args(argv)
+    try:
+        import rich  # noqa: F401
+    except ImportError:
+        sys.exit(f"vllm-mtad {args.command} needs more packages: pip install 'vllm-mtad[tools]'")
+    from vllm_mtad.tools.harness.engines import quiet_vllm
+
+    quiet_vllm()
+    from vllm_mtad.tools.harness.errors import InputError, TargetError
+
+    command = shlex.join(["vllm-mtad", *(sys.argv[1:] if argv is None else argv)])
+    try:
+        if args.command == "demo":
+            from vllm_mtad.tools.demo.run import run_demo
+
+            run_demo(args.pair, args.num_prompts, args.compiled, args.json, command)
+        else:
+            from vllm_mtad.tools.tune.run import run_tune
+            from vllm_mtad.tools.tune.settings import Settings
+
+            run_tune(Settings.from_arguments(args), command)
+    except (InputError, TargetError) as error:
+        print(f"vllm-mtad {args.command}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="decode a pair's own prompts in several ways and compare",
+        description="Decode a pair's own prompts with the target alone, vLLM's draft_model and MTAD, and compare.",
+    )
+    add = demo.add_argument
+    add(
+        "--pair",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="folders with `target`, `draft`, `prompts.jsonl`, and perhaps `check.py` and `demo.json` (default: the"
+        " bundled pairs, if this is the root of vllm-mtad's repository)",
+    )
+    add("--num-prompts", type=int, help="judged answers of each pair at most")
+    add("--compiled", action="store_true", help="compile the engines, as vLLM does by default; they start slower")
+    add("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+
+
+if __name__ == "__main__":
+    main()

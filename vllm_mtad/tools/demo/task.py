@@ -1,0 +1,99 @@
+"""What the demo does with a pair: its folder's models, prompts, judge and `demo.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vllm_mtad.tools.harness.checker import Checker, load_checker
+from vllm_mtad.tools.harness.errors import InputError
+from vllm_mtad.tools.harness.methods import DEFAULT, Method, draft_model, mtad, target_alone
+from vllm_mtad.tools.harness.pair import Pair
+from vllm_mtad.tools.harness.prompts import Prompt, read_prompts
+
+IN_CHECKOUT = tuple(Path("benchmarks/pairs") / task for task in ("minisql", "tales"))
+"""The bundled pairs, seen from the repository's root."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The fields of `demo.json`, each of which may be left out.
+
+    `title`: of the table, behind the number of prompts. `num_candidates`: MTAD runs once with each. `num_prompts`: of
+    the answers that are judged. `in_flight`, `rounds`: what is timed, in rounds in which the ways take turns.
+    """
+
+    title: str = "prompts"
+    max_tokens: int = 128
+    num_prompts: int = 100
+    num_candidates: tuple[int, ...] = (1,)
+    in_flight: tuple[int, ...] = (1, 8)
+    rounds: int = 3
+
+    def prompts_in_round(self, in_flight: int) -> int:
+        """With more in flight there are more, so that the last ones, with fewer beside them, weigh little."""
+        return min(self.num_prompts, 16 if in_flight == 1 else 6 * in_flight)
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    pair: Pair
+    asked: Asked
+    prompts: list[Prompt]
+    checker: Checker | None
+
+    @property
+    def methods(self) -> list[Method]:
+        """The target alone, which the others are held against, comes first."""
+        candidates = [mtad(replace(DEFAULT, num_candidates=n)) for n in self.asked.num_candidates]
+        return [target_alone(), draft_model(), *candidates]
+
+
+def bundled_folders() -> tuple[Path, ...]:
+    """
+    Raises:
+        InputError: if this is not the repository's root.
+    """
+    if all(folder.is_dir() for folder in IN_CHECKOUT):
+        return IN_CHECKOUT
+    raise InputError(
+        "--pair is not given: name a folder with `target`, `draft` and `prompts.jsonl`, such as"
+        " benchmarks/pairs/minisql in vllm-mtad's repository."
+    )
+
+
+def read_task(folder: Path, num_prompts: int | None = None) -> DemoTask:
+    """
+    Args:
+        num_prompts: at most so many, instead of what `demo.json` says.
+    Raises:
+        InputError: naming what is missing or cannot be used.
+    """
+    for model in ("target", "draft"):
+        if not (folder / model / "config.json").is_file():
+            raise InputError(
+                f"--pair={str(folder)!r} has no model folder {model!r}: give one with `target` and `draft`."
+            )
+    asked = _read_asked(folder / "demo.json")
+    if num_prompts is not None:
+        asked = replace(asked, num_prompts=min(asked.num_prompts, num_prompts))
+    prompts, judge = read_prompts(folder / "prompts.jsonl")[: asked.num_prompts], folder / "check.py"
+    checker = load_checker(f"{judge}:check") if judge.exists() else None
+    return DemoTask(Pair(folder / "target", folder / "draft"), asked, prompts, checker)
+
+
+def _read_asked(path: Path) -> Asked:
+    if not path.exists():
+        return Asked()
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error.msg}).") from error
+    known = [f.name for f in fields(Asked)]
+    for name in values:
+        if name not in known:
+            raise InputError(f"{path}: {name!r} is not accepted: give some of {', '.join(known)}.")
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Asked(**given)

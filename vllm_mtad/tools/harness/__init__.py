@@ -1,0 +1,6 @@
+"""What starts engines, lets them take turns, decodes, scores and stops: under the tuner, the demo and the benchmarks.
+
+`methods` says how an engine decodes and how requests sample, `engines` starts and stops, `turns` orders rounds,
+`decoding` runs one, `likelihood` and `checker` judge the text, `figures` and `intervals` sum up; `prompts` reads a
+user's file, `progress` shows how far a run is, `machine` says what it ran on. Only vLLM's public interface is used.
+"""
