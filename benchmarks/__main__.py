@@ -1,4 +1,4 @@
-"""The benchmark suite.
+"""The benchmark suite measures ways to decode, and reports what it found.
 
     python -m benchmarks run --preset quick --out DIR     at most 10 minutes on two cores, nothing needed
     python -m benchmarks run --preset full --out DIR      everything on the bundled pairs

@@ -1,8 +1,10 @@
-"""What several candidates give, by the slow reference on the bundled pairs: `python -m benchmarks.candidates`.
+"""This benchmark measures what several candidates give, by the slow reference on the bundled pairs:
+`python -m benchmarks.candidates`.
 
-Tokens and target rows a call, likelihood and accuracy for every (draft length, number of candidates, test): sampled
-with the paper's parameters, and at temperature 0 without loss. One row of `decoded.jsonl` is one setting on all prompts
-of a pair; the same command goes on where it was interrupted. `table.md` is written at the end, and by `--tables` alone.
+It gives tokens and target rows a call, likelihood and accuracy for every (draft length, number of candidates, test):
+sampled with the paper's parameters, and at temperature 0 without loss. One row of `decoded.jsonl` is one setting on all
+prompts of a pair; the same command goes on where it was interrupted. `table.md` is written at the end, and by
+`--tables` alone.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ CANDIDATES = (1, 2, 4)
 
 
 class Setting(NamedTuple):
-    """Of one row. Without candidates (`num_candidates` 0), the target decodes alone."""
+    """The setting of one row. Without candidates (`num_candidates` 0), the target decodes alone."""
 
     pair: str
     temperature: float
@@ -53,7 +55,7 @@ class Setting(NamedTuple):
 
 
 def all_settings() -> list[Setting]:
-    """Temperature 0 has no likelihood to compare, and either test keeps the same tokens there."""
+    """All settings. Temperature 0 has one test: either keeps the same tokens there, with no likelihood to compare."""
     settings = []
     for pair in ("minisql", "tales"):
         for temperature in (PAPER.temperature, 0.0):

@@ -1,4 +1,5 @@
-"""Several candidates in vLLM itself, beside the slow reference: `python -m benchmarks.candidates_in_engine`.
+"""This benchmark runs several candidates in vLLM itself, beside the slow reference:
+`python -m benchmarks.candidates_in_engine`.
 
 MTAD runs on Model Runner V2 in Triton's interpreter, which is slow, so on few prompts; `draft_model`, for comparison,
 on vLLM's CPU engine. Sampling is the paper's. Each engine is a process of its own, and a row of `engines.jsonl` is one

@@ -1,4 +1,4 @@
-"""Several candidates on vLLM's CPU engine, timed: `python -m benchmarks.candidates_on_cpu`.
+"""This benchmark times several candidates on vLLM's CPU engine: `python -m benchmarks.candidates_on_cpu`.
 
 The target alone, `draft_model` and MTAD with one, two and four candidates take turns, round by round, with as many
 requests in flight as said; sampled with the paper's parameters, and at temperature 0 without loss. Trees are verified
@@ -113,7 +113,7 @@ def time_part(part: Part) -> Iterator[dict[str, Any]]:
 
 
 def _candidates_of(method: Method) -> int | None:
-    """As the keys of `Part.methods`."""
+    """The number of candidates, as in the keys of `Part.methods`."""
     if method.speculative is None:
         return None
     return int(dict(method.speculative).get("num_candidates", 0))

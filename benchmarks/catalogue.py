@@ -1,4 +1,4 @@
-"""The ways to decode that are held against each other, and those that cannot run here."""
+"""The catalogue lists the ways to decode that are compared with each other, and those that cannot run here."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ text of a high entropy. `cross`: the whole product, on demand only."""
 
 
 def methods_of(groups: tuple[str, ...]) -> list[Method]:
-    """Of several groups, each method once, in order."""
+    """The methods of several groups, each once, in order."""
     return list(dict.fromkeys(method for group in groups for method in GROUPS[group]))
 
 

@@ -1,4 +1,4 @@
-"""Compiles every kernel over what the configuration accepts, for every architecture, without a GPU:
+"""This script compiles every kernel over what the configuration accepts, for every architecture, without a GPU:
 `python -m benchmarks.compile_matrix`.
 
 The space: `kernels_on_paper.accepted_space`, at 128,256 tokens. Rows are appended to `compiled.jsonl` in the output
@@ -24,10 +24,10 @@ from benchmarks.kernels_on_paper.variants import Variant, use_triton_without_a_g
 
 DEFAULT = Path(__file__).parent / "results" / "compile-matrix"
 TIMED_ARCHITECTURE = 90
-"""For which all that a serving process needs is compiled."""
+"""The architecture for which all that a serving process needs is compiled."""
 
 _variants: list[Variant] = []
-"""Of the parent when it forks: kernels cannot be sent to another process."""
+"""Those of the parent when it forks: kernels cannot be sent to another process."""
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def identity(variant: Variant) -> str:
-    """Of a variant and of the source that it was made from, called functions included."""
+    """A hash of a variant and of the source that it was made from, called functions included."""
     return hashlib.sha256((variant.kernel.cache_key + variant.key).encode()).hexdigest()[:16]
 
 

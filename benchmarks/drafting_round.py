@@ -1,4 +1,6 @@
-"""One drafting round of mtad against one of vLLM's draft_model, on the bundled pair, in the engine's worker.
+"""This benchmark times one drafting round of mtad against one of vLLM's draft_model.
+
+It runs on the bundled pair, in the engine's worker.
 
     python -m benchmarks.drafting_round [--json FILE]
 

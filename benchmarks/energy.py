@@ -1,8 +1,8 @@
-"""Joules per output token, from NVML's counter of a GPU's energy since its driver was loaded.
+"""This module measures joules per output token, by NVML's counter of a GPU's energy since its driver was loaded.
 
-Assumed: nothing else uses the measured GPUs. Engines that are up but idle hold memory only, which is part of the idle
-power. The counter is of the whole board, the host's energy is not in it. It moves in steps, every 20 to 100 ms on
-GPUs that have it (Volta and later), so every reading waits for a step and a measurement lasts 30 s or more.
+It is assumed that nothing else uses the measured GPUs. Engines that are up but idle hold memory only, which is part of
+the idle power. The counter is of the whole board, the host's energy is not in it. It moves in steps, every 20 to 100 ms
+on GPUs that have it (Volta and later), so every reading waits for a step and a measurement lasts 30 s or more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The parts of a run beside answers and offline speed: a real server, energy, and the cost of a large vocabulary."""
+"""This module measures what a run has beside answers and offline speed.
+
+That is a real server, energy, and the cost of a large vocabulary.
+"""
 
 from __future__ import annotations
 

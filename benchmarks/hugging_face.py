@@ -1,4 +1,7 @@
-"""How likely the target finds a text, with Hugging Face in float32: independent of the engine that wrote it."""
+"""`TargetLikelihood` says how likely the target finds a text, with Hugging Face in float32.
+
+It is independent of the engine that wrote the text.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 
 
 class TargetLikelihood:
-    """Under the target's own distribution, T = 1 without truncation. Texts that were asked for are remembered."""
+    """Scores texts under the target's own distribution, T = 1 without truncation, and remembers the scores."""
 
     def __init__(self, model: Any, batch_tokens: int = 4096) -> None:
         """`model`: a Hugging Face causal LM; `batch_tokens`: of one forward pass, padding included."""
@@ -31,7 +34,7 @@ class TargetLikelihood:
         answers: Sequence[Sequence[int]],
         advance: Callable[[], None] = lambda: None,
     ) -> list[float]:
-        """Of each answer given its prompt, in nats: the sum over the answer's tokens, end-of-sequence included."""
+        """For each answer given its prompt, in nats: the sum over the answer's tokens, end-of-sequence included."""
         asked = [(tuple(prompt), tuple(answer)) for prompt, answer in zip(prompts, answers)]
         new = sorted({pair for pair in asked if pair not in self._known and pair[1]}, key=lambda p: len(p[0] + p[1]))
         batch: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -48,7 +51,7 @@ class TargetLikelihood:
 
     @torch.inference_mode()
     def _score(self, batch: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
-        """Padded at the end, where a causal model does not look."""
+        """Score a batch, padded at the end, where a causal model does not look."""
         length = max(len(prompt + answer) for prompt, answer in batch)
         ids = torch.zeros(len(batch), length, dtype=torch.int64)
         for row, (prompt, answer) in enumerate(batch):

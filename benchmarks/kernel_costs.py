@@ -1,4 +1,5 @@
-"""What a drafting round and a verification launch and move, counted without a GPU: `python -m benchmarks.kernel_costs`.
+"""This script counts what a drafting round and a verification launch and move, without a GPU:
+`python -m benchmarks.kernel_costs`.
 
 The parts that are ours run on given logits at the shape of Llama-3.2-1B, in Triton's interpreter
 (`kernels_on_paper.counted` says how it counts). The models' own launches are not among them; their weights are in the
@@ -22,7 +23,7 @@ from benchmarks.kernels_on_paper.pieces import LIMITS, Shape
 DEFAULT = Path(__file__).parent / "results" / "kernel-costs"
 REQUESTS = (1, 4, 32, 256)
 LAYERS, PREFIX, DEPTH = 16, 2048, 2
-"""Of the draft; tokens of a prefix; the beam step that stands for all but the first, the middle one of gamma = 4."""
+"""The draft's; tokens of a prefix; the beam step that stands for all but the first, the middle one of gamma = 4."""
 PARTS = ("first step", "plan", "layer", "step", "choice", "verification", "plan with FA3", "layer with FA3")
 TARGET_LAYERS, CANDIDATES = 32, 4
 REQUESTS_WITH_TREES = (1, 4, 7, 32)
@@ -90,7 +91,7 @@ def count_parts(num_reqs: int, truncation: str, *, with_bytes: bool = True) -> d
 
 
 def target_shape(num_reqs: int) -> Shape:
-    """Llama-3.1-8B's, with four candidates."""
+    """The shape of Llama-3.1-8B, with four candidates."""
     return Shape(head_size=128, max_num_reqs=num_reqs, num_candidates=CANDIDATES)
 
 
@@ -140,7 +141,7 @@ def _count(rows: int | None, run: Callable[[], Any]) -> tuple[Cost, Any]:
 
 
 def _logits(shape: Any, rows: int) -> Any:
-    """Rows of one and the same, as a GPU's tensor: vLLM asks where the logits are."""
+    """Logits whose rows are all the same, in a tensor that says it is on a GPU: vLLM asks where the logits are."""
     import torch
 
     class OnAGpu(torch.Tensor):

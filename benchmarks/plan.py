@@ -1,4 +1,4 @@
-"""What a run measures: the presets, and a plan for a user's own models and prompts."""
+"""A `Plan` says what a run measures: there are presets, and a plan for a user's own models and prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SWEEPS = (
     "bold",
 )
 OPEN_ENDED = ("main", "ablation", "bold")
-"""Of the open-ended set: without the sweeps."""
+"""Groups of the open-ended set: without the sweeps."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Quality:
     """Further seeds of the group `main`."""
     source: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
-    """More of `load_prompt_set`."""
+    """More options of `load_prompt_set`."""
     chat: bool = False
     """Prompts go through the target's chat template."""
     num_reference: int = 0
@@ -60,7 +60,7 @@ class Speed:
     together: int = 4
     """Engines that are up at once, the target alone among them."""
     least_prompts: int = 8
-    """Of a round; twice as many as requests in flight if that is more."""
+    """Prompts of a round; twice as many as requests in flight if that is more."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Plan:
     """More options of every engine."""
 
     def as_json(self) -> dict[str, Any]:
-        """As it is read back from a manifest."""
+        """The plan as it is read back from a manifest."""
         return json.loads(json.dumps(asdict(self)))
 
 

@@ -1,4 +1,4 @@
-"""What every way to decode wrote: answers, judged, and how likely the target finds them.
+"""This module collects what every way to decode wrote: answers, judged, and how likely the target finds them.
 
 Rows of `answers`: one a (prompt set, method, seed), with each answer's tokens per target call, token ids, text and
 verdict. Rows of `likelihoods`: the same answers' nats. Rows of `unavailable`: methods that could not run, and why.

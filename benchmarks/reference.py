@@ -1,5 +1,6 @@
-"""Tokens per target call of the slow reference (`algorithm.reference`) on the same pair and prompts: the engine's must
-agree with it.
+"""`answer_slowly` decodes prompts by the slow reference (`algorithm.reference`), and keeps its tokens per target call.
+
+The engine's, on the same pair and prompts, must agree with them.
 
 Rows of `reference`: one a prompt set, with the tokens of each call for the first prompts.
 """

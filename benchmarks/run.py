@@ -1,4 +1,4 @@
-"""`python -m benchmarks run`: does what a plan says and the folder does not hold yet."""
+"""`python -m benchmarks run` does what a plan says and the folder does not hold yet."""
 
 from __future__ import annotations
 

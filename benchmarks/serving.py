@@ -1,4 +1,6 @@
-"""One way to decode behind a real `vllm serve`, asked by vLLM's own load generator, `vllm bench serve`.
+"""`Server` runs one way to decode behind a real `vllm serve`.
+
+It is asked by vLLM's own load generator, `vllm bench serve`.
 
 Client and server share the machine's cores. `vllm bench serve` reads its prompts with pandas, which vLLM does not
 install by itself (`pip install pandas`; this project's extra `bench` brings it).
@@ -197,7 +199,7 @@ class Server:
 
 
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    """Of the JSON file that `vllm bench serve` saves."""
+    """The figures of the JSON file that `vllm bench serve` saves."""
     names = ["request_throughput", "output_throughput", "duration", "completed"]
     names += ["total_input_tokens", "total_output_tokens"]
     names += [f"{statistic}_{of}_ms" for of in _TIMES for statistic in ("mean", "median", "p99")]
@@ -252,7 +254,7 @@ def _vllm() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Without a size of its own, vLLM's CPU engine takes nearly all of the machine's memory for the KV cache."""
+    """Gives the KV cache a size: without one, vLLM's CPU engine takes nearly all of the machine's memory for it."""
     return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"} | os.environ
 
 
@@ -273,7 +275,7 @@ def _group_ends(leader: subprocess.Popen[bytes], limit: float) -> bool:
 
 
 def _runs_in_group(group: int) -> bool:
-    """A zombie, which nobody may ever reap in a container, does not run."""
+    """Whether any process of the group runs. A zombie, which nobody may ever reap in a container, does not."""
     for process in psutil.process_iter(["status"]):
         with suppress(ProcessLookupError):
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
@@ -282,7 +284,7 @@ def _runs_in_group(group: int) -> bool:
 
 
 def _end_of(log: Path) -> str:
-    """With the first errors of the log: vLLM's last one often says no more than that there is one above."""
+    """The end of a log, with its first errors: vLLM's last one often says no more than that there is one above."""
     text = log.read_text(errors="replace")
     errors = list(dict.fromkeys(line for line in text.splitlines() if "Error: " in line))[:_SHOWN_ERRORS]
     first = "".join(f"\n{line}" for line in errors)

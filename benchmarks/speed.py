@@ -1,4 +1,4 @@
-"""How fast every way to decode is: rounds in which the engines take turns, offline.
+"""This module times every way to decode: in rounds in which the engines take turns, offline.
 
 Rows of `speed`: one a (part of the plan, method, concurrency, round). All engines of one `turn` are up together, the
 target alone among them, so that a ratio to it is of one round on one machine.
@@ -94,8 +94,8 @@ def _is_of(speed: Speed, row: dict[str, Any]) -> bool:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Of one timed round: tokens a second, and the median over its requests of seconds to the first token and seconds
-    per token after it.
+    """Figures of one timed round: tokens a second, and the median over its requests of seconds to the first token and
+    seconds per token after it.
     """
     per_token = [s for d in run.decoded if (s := d.seconds_per_token) is not None]
     return {

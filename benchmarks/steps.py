@@ -1,4 +1,4 @@
-"""Where the time of a step goes, and the ceiling that the models' own forward passes set.
+"""This module measures where the time of a step goes, and the ceiling that the models' own forward passes set.
 
 Rows of `steps`: one a (part of the plan, method), medians in ms over all decode steps with so many requests. A method's
 ceiling is its mean acceptance length over the time of its forward passes alone: what would be left if scheduling,

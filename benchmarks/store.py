@@ -1,4 +1,4 @@
-"""A folder of results: a manifest, and raw rows as JSON lines, from which a run can be resumed."""
+"""A `Store` is a folder of results: a manifest, and raw rows as JSON lines, from which a run can be resumed."""
 
 from __future__ import annotations
 

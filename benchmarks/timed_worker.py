@@ -1,4 +1,4 @@
-"""A CPU worker that times its models' forward passes, its drafter and its rejection sampler."""
+"""This CPU worker times its models' forward passes, its drafter and its rejection sampler."""
 
 from __future__ import annotations
 

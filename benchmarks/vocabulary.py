@@ -1,4 +1,4 @@
-"""What a large vocabulary costs an iteration, measured on its own, without models.
+"""This benchmark measures what a large vocabulary costs an iteration, on its own, without models.
 
     python -m benchmarks.vocabulary [--json FILE]
 

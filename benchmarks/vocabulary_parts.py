@@ -1,6 +1,7 @@
-"""The runners' own code for what of an iteration grows with the vocabulary, on made-up logits: see `vocabulary`.
+"""`TorchParts` and `KernelParts` run what of an iteration grows with the vocabulary, on made-up logits.
 
-A draft that agrees with the target: its tokens are the target's likeliest, so all are accepted.
+They are the runners' own code, for `vocabulary`. The draft agrees with the target: its tokens are the target's
+likeliest, so all are accepted.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _spec_decode_metadata(shape: Shape, drafts: torch.Tensor) -> Any:
 
 @cache
 def _register_kernels_of_the_cpu() -> None:
-    """As a CPU worker does at its start; once, for vLLM warns when they are registered again."""
+    """Register them as a CPU worker does at its start; once, for vLLM warns when they are registered again."""
     from vllm.platforms import current_platform
 
     current_platform.import_kernels()
@@ -175,7 +176,7 @@ def _register_kernels_of_the_cpu() -> None:
 
 @contextmanager
 def vanilla_right_on_a_cpu(device: torch.device, runner: str) -> Iterator[None]:
-    """vLLM 0.32.0's vanilla verification reads uninitialised memory there (`measure.corrected_worker`)."""
+    """vLLM 0.32.0's vanilla verification reads uninitialised memory there (`harness.corrected_worker`)."""
     if device.type != "cpu" or runner != "V1":
         yield
         return

@@ -1,4 +1,4 @@
-"""A pair of models with a set of prompts, tokenised once."""
+"""A `Workload` is a pair of models with a set of prompts, tokenised once."""
 
 from __future__ import annotations
 

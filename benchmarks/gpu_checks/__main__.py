@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_checks`: what to run, in which order.
+"""`python -m benchmarks.gpu_checks` runs the checks of mtad on one GPU, part by part.
 
 `vllm serve` comes first. Results are appended to DIR/gpu_checks.jsonl as they come, logs to DIR/logs; tables follow at
 the end, with what became of each claim of our texts (`aims`). The exit status is 1 if a check failed or a part had an

@@ -1,4 +1,4 @@
-"""What the measurements are held against, and which check stands behind which claim.
+"""This module says what the measurements are held against, and which check stands behind which claim.
 
 Aims are what was hoped for. Claims are what README and `docs` say of GPUs, in their words. Neither is mentioned as
 held where nothing was measured.
@@ -16,7 +16,9 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Claim:
-    """`words`: of README or `docs`. `part` and `check`: of the records that show it; the names begin so."""
+    """`words`: as in README or `docs`. `part`: that of the records that show it; the names of their checks begin with
+    `check`.
+    """
 
     words: str
     part: str
@@ -62,7 +64,7 @@ def conclude(report: Report) -> None:
 
 
 def _holds(claim: Claim, records: Records) -> str:
-    """An aim is no check, but a claim that leans on one falls with it."""
+    """Whether a claim was shown. An aim is no check, but a claim that leans on one falls with it."""
     own = [record for record in records if record["part"] == claim.part]
     checks = [r["passed"] for r in own if "check" in r and r["check"].startswith(claim.check)]
     aims = [r["met"] for r in own if "aim" in r and f"aim: {r['aim']}".startswith(claim.check)]

@@ -1,5 +1,7 @@
-"""The draft's first passes while requests keep arriving, so that most steps hold a prefill: how they run, and how long
-a step takes, once as the engine runs them and once with no pieces of them as graphs.
+"""This check looks at the draft's first passes while requests keep arriving, so that most steps hold a prefill.
+
+It shows how they run, and how long a step takes, once as the engine runs them and once with no pieces of them as
+graphs.
 
 A trace counts steps and not seconds: a prompt arrives before each. In `short` a step has no more tokens than
 vLLM captures graphs for; in `long` it has more, and then neither the target's pass nor the draft's has a graph.

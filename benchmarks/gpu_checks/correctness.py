@@ -1,4 +1,4 @@
-"""Engines on the bundled pair against the slow reference and against each other.
+"""This check compares engines on the bundled pair with the slow reference and with each other.
 
 Every engine runs once, in its own process, and the checks compare what came back. Where floating-point numbers are the
 same up to rounding, text may part at a near tie: a margin below `NEAR_TIE` in float32, and in bfloat16 up to a tenth of
@@ -246,7 +246,7 @@ def _backends_agree(flash: dict, triton: dict, device: str) -> Verdict:
 
 
 def _and_others_are_kept(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
-    """The check, of an engine that really kept other candidates than the chosen ones."""
+    """The same check, which also fails if the engine never kept another candidate than the chosen one."""
 
     def checked(engine: dict, other: Any, device: str) -> Verdict:
         passed, detail = check(engine, other, device)

@@ -1,4 +1,4 @@
-"""Times one drafting round, `propose`, of mtad and of vLLM's draft_model, on the shape of Llama-3.2-1B.
+"""This check times one drafting round, `propose`, of mtad and of vLLM's draft_model, on the shape of Llama-3.2-1B.
 
 All variants live in one process and take turns. A round is timed twice: after the device went idle, so that the host's
 share of it counts; and queued behind other work, as it is in an engine whose host is a step ahead, where the device's

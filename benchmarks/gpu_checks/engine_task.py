@@ -1,4 +1,6 @@
-"""One engine on the bundled pair, or the slow reference: what each generates for the same prompts, as JSON.
+"""This task runs one engine on the bundled pair, or the slow reference.
+
+It gives, as JSON, what each generates for the same prompts.
 
 Kinds of request: `greedy`; `sampled`, at T = 1; `truncated`, at T = 1 with top-k 10 and top-p 0.9. Those that sample
 have seeds. In an engine each kind is a batch of its own.
@@ -74,7 +76,7 @@ def _margin(position: dict[int, Any]) -> float:
 
 
 def count_graphs(worker: Any) -> None:
-    """In the worker: from now on, how the parts of each drafting round run."""
+    """In the worker: count from now on how the parts of each drafting round run."""
     if (speculator := getattr(worker.model_runner, "speculator", None)) is not None:
         count_first_passes(speculator)
         for name in ("first_pass_graphs", "beam_graphs"):

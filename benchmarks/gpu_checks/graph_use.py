@@ -1,4 +1,4 @@
-"""How the parts of a drafting round ran, counted where they are dispatched."""
+"""These functions count how the parts of a drafting round ran, where they are dispatched."""
 
 from __future__ import annotations
 

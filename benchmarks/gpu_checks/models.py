@@ -1,5 +1,8 @@
-"""Models of given shapes on disk, without weights: a config.json and a tokenizer of a few words, for
-`load_format="dummy"`; and weights for them with which logits and activations spread as a trained model's do."""
+"""`write_model` writes models of given shapes to disk, without weights.
+
+They are a config.json and a tokenizer of a few words, for `load_format="dummy"`. `spread_weights` gives them weights
+with which logits and activations spread as a trained model's do.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _LOGIT_SPREAD = 3.0
 
 @dataclass(frozen=True)
 class ModelShape(Shape):
-    """With what a widened model keeps of its own."""
+    """A `Shape`, and what a widened model keeps of its own."""
 
     vocab_size: int
     tie_word_embeddings: bool
@@ -59,8 +62,8 @@ def write_model(folder: Path, shape: ModelShape, dtype: str) -> str:
 
 
 def spread_weights(model: nn.Module) -> None:
-    """In place. vLLM's dummy weights, all below 1e-3, give flat logits full of ties, on which a search for the top k
-    takes another time than on real ones."""
+    """Give a model such weights, in place. vLLM's dummy weights, all below 1e-3, give flat logits full of ties, on
+    which a search for the top k takes another time than on real ones."""
     import torch
 
     torch.manual_seed(0)
@@ -75,5 +78,5 @@ def spread_weights(model: nn.Module) -> None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Tied weights count once."""
+    """Bytes of a model's weights; tied ones count once."""
     return sum({weight.data_ptr(): weight.nbytes for weight in model.parameters()}.values())

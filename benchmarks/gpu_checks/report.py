@@ -1,4 +1,4 @@
-"""Results as they come, one JSON object a line, and as tables at the end."""
+"""`Report` keeps results as they come, one JSON object a line, and prints them as tables at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FILE = "gpu_checks.jsonl"
 
 
 def append(file: Path, record: dict[str, Any]) -> None:
-    """Whole lines only: several processes write."""
+    """Append a record as one whole line: several processes write."""
     with file.open("a") as lines:
         lines.write(json.dumps(record) + "\n")
 

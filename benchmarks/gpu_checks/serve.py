@@ -1,4 +1,4 @@
-"""`vllm serve` as a user starts it, with vLLM's default sizes, watched while it answers.
+"""This check starts `vllm serve` as a user does, with vLLM's default sizes, and watches it while it answers.
 
 vLLM's own checks are on: what waits for the device in a step is an error there, and every kernel that is compiled after
 the warm-up is logged. One server after another, one for each gamma and number of candidates.

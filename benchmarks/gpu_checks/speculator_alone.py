@@ -1,4 +1,4 @@
-"""A speculator as an engine builds it, without an engine and without a target.
+"""`SpeculatorAlone` is a speculator as an engine builds it, without an engine and without a target.
 
 The worker, the model runner, the KV cache and the graphs are set up by vLLM's own code, in the order of its executor
 and engine core; only the target's weights are left out, and with them its layers. What is synthetic is the batch: its

@@ -1,4 +1,6 @@
-"""What acceptance and drafting take of an engine's step, on the shapes of Llama-3.1-8B and Llama-3.2-1B.
+"""This check measures how much of an engine's step acceptance and drafting take.
+
+The shapes are those of Llama-3.1-8B and Llama-3.2-1B.
 
 The engine is real and in this process, and `arrivals` uses it too; events are read when all steps are done. The weights
 are random, so `acceptance_threshold` is 0, at which every draft passes whose tokens have mass under the target: all of
@@ -121,8 +123,8 @@ def _generate(llm: Any, requests: int, prompt_tokens: int, max_tokens: int, valu
 
 
 def _medians(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """In ms, on the device's clock. `target`: from the step's start to acceptance, so inputs, forward pass and logits.
-    `step`: to the end of drafting."""
+    """Medians in ms, on the device's clock. `target`: from the step's start to acceptance, so inputs, forward pass and
+    logits. `step`: to the end of drafting."""
     import torch
 
     torch.cuda.synchronize()

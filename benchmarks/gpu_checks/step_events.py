@@ -1,4 +1,4 @@
-"""What a model runner does in each step, and when, on the device's clock."""
+"""`StepEvents` records what a model runner does in each step, and when, on the device's clock."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class StepEvents:
         return noted
 
     def take(self) -> list[dict[str, Any]]:
-        """The steps so far, and forgets them."""
+        """Give the steps so far, and forget them."""
         steps, self.steps = self.steps, []
         return steps
 

@@ -1,5 +1,7 @@
-"""Runs each task (`tasks`) and each server in a process of its own, with a time limit and a log, so that what fails
-there, a poisoned CUDA context among it, neither hides nor harms what comes next."""
+"""Each task (`tasks`) and each server runs in a process of its own, with a time limit and a log.
+
+So what fails there, a poisoned CUDA context among it, neither hides nor harms what comes next.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ class Outcome:
 def run_task(
     name: str, arguments: dict[str, Any], log: Path, limit: float, environment: dict[str, str] | None = None
 ) -> Outcome:
-    """`tasks.TASKS[name](**arguments)`; everything in `arguments` and the result go through JSON."""
+    """Run `tasks.TASKS[name](**arguments)`; everything in `arguments` and the result go through JSON."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
@@ -61,7 +63,7 @@ def run_task(
 
 @contextlib.contextmanager
 def started(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen]:
-    """A running process that writes to `log`; with the block it ends, and what it started."""
+    """A running process that writes to `log`. When the block ends it is killed, with all that it started."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -80,7 +82,7 @@ def started(command: list[str], log: Path, environment: dict[str, str] | None = 
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """The process and those that it started: an engine that outlived its front end would keep the memory."""
+    """Kill the process and those that it started: an engine that outlived its front end would keep the memory."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -88,7 +90,7 @@ def _end_group(process: subprocess.Popen) -> None:
 
 
 def end_all() -> None:
-    """For a signal that ends this process: tasks are in sessions of their own and would go on."""
+    """For a signal that ends this process: end all tasks, which are in sessions of their own and would go on."""
     for process in tuple(_running):
         _end_group(process)
 

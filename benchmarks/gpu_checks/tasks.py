@@ -1,4 +1,6 @@
-"""What runs in a process of its own: `python -m benchmarks.gpu_checks.tasks NAME RESULT_FILE JSON_ARGUMENTS`."""
+"""This script runs one task in a process of its own:
+`python -m benchmarks.gpu_checks.tasks NAME RESULT_FILE JSON_ARGUMENTS`.
+"""
 
 from __future__ import annotations
 

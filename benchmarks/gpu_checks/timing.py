@@ -1,4 +1,4 @@
-"""Times of something launched on the device, in ms, by CUDA events; and how fast the device copies."""
+"""`Times` times what is launched on the device, in ms, by CUDA events; `copy_bandwidth` says how fast it copies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SHORTEST_LEAD, _LONGEST_LEAD = 5.0, 80.0
 
 
 class Times:
-    """Of one function. `ms` has the host's share in it, `device_ms` has not: there the device is kept busy until the
-    host has launched all."""
+    """The times of one function. `ms` has the host's share in it, `device_ms` has not: there the device is kept busy
+    until the host has launched all."""
 
     def __init__(self) -> None:
         self._idle: list[float] = []

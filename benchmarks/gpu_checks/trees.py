@@ -1,4 +1,4 @@
-"""The target's attention over trees, held against `xformers.ops.tree_attention` and timed beside it.
+"""This check holds the target's attention over trees against `xformers.ops.tree_attention`, and times both.
 
 Both get the same tensors: a paged prefix, and a newest token with a tree behind it for every request. xformers' kernels
 need a GPU; its masks do not, and with these dense attention stands in for it on toy shapes.

@@ -1,4 +1,7 @@
-"""Launches of every kernel over what the configuration accepts (`vllm_mtad.config.engine_checks`)."""
+"""`whole_space` records the launches of every kernel over what the configuration accepts.
+
+See `vllm_mtad.config.engine_checks`.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ class Recorder:
             Trees(shape, META).verify([shape.gamma * shape.num_candidates] * num_reqs)
 
     def recording(self, kept: Collection[str] | None = None) -> ExitStack:
-        """Within, launches are recorded; of all kernels, or of those that `kept` names."""
+        """Within this context, launches are recorded: of all kernels, or of those that `kept` names."""
         self._kept = kept
         stack = ExitStack()
         stack.enter_context(launches_become_variants(self._record))
@@ -97,7 +100,7 @@ def _logits(shape: Shape, rows: int) -> torch.Tensor:
 
 
 def whole_space() -> list[Variant]:
-    """What differs in code: a kernel's tiles, types, modes, and whether a step is the first."""
+    """All variants that differ in code: by a kernel's tiles, types, modes, and whether a step is the first."""
     recorder, small = Recorder(), Shape(max_num_reqs=8)
     for width in WIDTHS:
         longest = small.but(beam_width=width, gamma=LENGTHS[-1])
@@ -168,7 +171,7 @@ def _verifications(recorder: Recorder, shape: Shape) -> None:
 
 
 def corners() -> list[Variant]:
-    """Of the whole space, the least and what needs most of a program."""
+    """The variants of the whole space that need least and most of a program."""
     recorder, small = Recorder(), Shape(max_num_reqs=8)
     least = small.but(beam_width=1, gamma=1, num_heads=8)
     most = small.but(beam_width=WIDTHS[-1], gamma=LENGTHS[-1], num_heads=64, head_size=128)

@@ -1,4 +1,6 @@
-"""What a variant of a kernel becomes on an architecture: whether it compiles, what it needs, and whether that is there.
+"""`compile_variant` finds out what a variant of a kernel becomes on an architecture.
+
+That is whether it compiles, what it needs, and whether that is there.
 
 Triton's compiler and the ptxas that it brings do the work; no GPU is asked.
 """
@@ -41,7 +43,7 @@ class Compiled:
 
 
 def compile_variant(variant: Variant, architecture: int) -> Compiled:
-    """Compiled now, whatever Triton's cache holds. A compiler's refusal is in `error`, its last line."""
+    """Compile a variant now, whatever Triton's cache holds. A compiler's refusal is in `error`, its last line."""
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget

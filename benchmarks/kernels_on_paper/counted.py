@@ -1,5 +1,7 @@
-"""Launches and bytes of whatever runs within, observed: operators of PyTorch by a dispatch mode, kernels of Triton by
-its interpreter, whose loads and stores are recorded.
+"""`counting` counts launches and bytes of whatever runs within it.
+
+Operators of PyTorch are observed by a dispatch mode, kernels of Triton by its interpreter, whose loads and stores are
+recorded.
 
 An operator reads its tensors and writes its results once; a view or an allocation costs nothing. Of a Triton launch the
 programs of the first row (or request) run, and count for as many as there are: all rows are the same work. A program
@@ -104,7 +106,7 @@ def _bytes_of(func: Any, name: str, args: tuple, kwargs: dict[str, Any], results
 
 @contextmanager
 def counting(rows: int | None) -> Iterator[Count]:
-    """Needs `TRITON_INTERPRET=1`, set before Triton was imported."""
+    """Count what runs within. Needs `TRITON_INTERPRET=1`, set before Triton was imported."""
     from triton.runtime import interpreter
 
     count = Count(rows)

@@ -1,4 +1,4 @@
-"""The compile matrix as tables for a reader."""
+"""`tables` shows the compile matrix as tables for a reader."""
 
 from __future__ import annotations
 

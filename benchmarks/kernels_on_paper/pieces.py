@@ -1,4 +1,4 @@
-"""The parts of a drafting round and of a verification that are ours, made as the engine makes them, on any device.
+"""This module makes the plugin's own parts of a drafting round and a verification as the engine does, on any device.
 
 Logits and the draft model's attention inputs are given; everything between them and the draft, or the accepted tokens,
 is the engine's own code. On the meta device nothing is computed.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 COMPUTE_UNITS = 132
-"""Of an H100: vLLM's truncation and our readers of prefixes share work out among them."""
+"""Those of an H100: vLLM's truncation and our readers of prefixes share work out among them."""
 WINDOW = 8192
 LIMITS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -31,7 +31,7 @@ _ROOM = 1 << 20
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a draft model (Llama-3.2-1B's) and its beams."""
+    """The shape of a draft model (Llama-3.2-1B's) and its beams."""
 
     beam_width: int = 4
     gamma: int = 4
@@ -163,7 +163,7 @@ def attention_layer(shape: Shape) -> Any:
 
 
 class Verification:
-    """Rows of the target's logits to accepted tokens: vLLM's sampler and rejection sampler, with our test in it."""
+    """Turns the target's logits into accepted tokens: vLLM's sampler and rejection sampler, with our test in it."""
 
     def __init__(
         self, shape: Shape, device: torch.device, limits: dict[str, Any] | None = None, **options: Any
@@ -229,7 +229,7 @@ class Verification:
 
 @contextmanager
 def on_an_h100() -> Iterator[None]:
-    """vLLM's truncation shares work out as it does there."""
+    """Within this context, vLLM's truncation shares work out as it does on an H100."""
     from vllm.v1.sample.ops import topk_topp_triton
 
     def num_compute_units(device_id: int | None = None) -> int:
@@ -247,7 +247,7 @@ def on_an_h100() -> Iterator[None]:
 def standing_in_for_flash_attention(launched: Callable[[str, int], None] = lambda name, size: None) -> Iterator[None]:
     """FlashAttention 3 is not in a CPU's vLLM. What stands in gives outputs of its shapes and strides, and says what
     its C++ launches (`hopper/flash_api.cpp`): its scheduler where no plan is given, its kernel, and the combination of
-    several splits. `launched`: of each, with the bytes that it must read and write.
+    several splits. `launched`: called for each, with the bytes that it must read and write.
     """
 
     def get_scheduler_metadata(**arguments: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The variants of each kernel that a serving process needs, whatever the sizes of its batches."""
+"""`serving_variants` finds the variants of each kernel that a serving process needs, whatever its batches' sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Server:
 
     @property
     def variants(self) -> list[Variant]:
-        """Of all batches so far, in the order in which they were needed."""
+        """Those of all batches so far, in the order in which they were needed."""
         return self._recorder.variants
 
     def serve(self, num_reqs: int, depths: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""The target's side of several candidates, made as the engine makes it, on any device (`pieces` has the rest)."""
+"""`Trees` makes the target's side of several candidates as the engine does, on any device (`pieces` has the rest)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from benchmarks.kernels_on_paper.pieces import COMPUTE_UNITS, WINDOW, Shape, attention_layer
 
 _PAGES = 8
-"""That block tables name in turn: more than a tile of keys spans."""
+"""Pages that block tables name in turn: more than a tile of keys spans."""
 _LARGEST_PADDED = 512
 
 
@@ -52,7 +52,7 @@ class Trees:
 
     @property
     def num_nodes(self) -> int:
-        """Of a whole tree."""
+        """The nodes of a whole tree."""
         return self.trees.log_q.shape[1]
 
     def keep_another(self) -> None:
@@ -84,7 +84,7 @@ class Trees:
         )
 
     def lay_out(self, batch: Any) -> Any:
-        """And plan; returns a layer's metadata."""
+        """Lay out a batch's trees and plan the attention; returns a layer's metadata."""
         backends = dict.fromkeys(self._layers, "of the backend")
         return self._verification.metadata_of(backends, batch, [batch.block_table])["layer 0"]
 
@@ -105,7 +105,7 @@ class Trees:
         self._verification.finish(batch)
 
     def verify(self, drafts: Sequence[int], num_reqs_padded: int | None = None) -> None:
-        """All of it."""
+        """Lay out, attend and move."""
         batch = self.batch(drafts, num_reqs_padded)
         self.attend(self.lay_out(batch), self.projections(len(batch.positions)))
         self.move(batch)

@@ -1,4 +1,6 @@
-"""What Triton would compile for a launch, by its own rules of specialisation, on a machine without a GPU.
+"""This module finds out what Triton would compile for a launch, on a machine without a GPU.
+
+It goes by Triton's own rules of specialisation.
 
 Nothing is launched: the wrappers are called with tensors on the meta device, whose addresses say how they are aligned.
 """
@@ -52,7 +54,7 @@ class Variant:
 
     @property
     def specialized(self) -> dict[str, str]:
-        """Of each other argument, what the variant is specialised to: its type, or its value, and its alignment."""
+        """What the variant is specialised to for each other argument: its type, or its value, and its alignment."""
         found = {}
         for index, parameter in enumerate(self.kernel.params):
             if not parameter.is_constexpr:
@@ -68,7 +70,7 @@ class Variant:
 
 @contextmanager
 def launches_become_variants(record: Callable[[Variant], None], package: str = "vllm_mtad") -> Iterator[None]:
-    """Within, a launch of a kernel of the package is recorded, and no kernel is launched."""
+    """Within this context, a launch of a kernel of the package is recorded, and no kernel is launched."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
     from triton.runtime.jit import JITFunction, compute_cache_key, create_function_from_signature

@@ -1,4 +1,4 @@
-"""The bundled pairs: each a small target and a smaller draft with the same tokenizer, for one generated task.
+"""The bundled pairs are each a small target and a smaller draft with the same tokenizer, for one generated task.
 
 A pair's folder holds its models (`target`, `draft`), its task (`task.py`), held-out prompts (`prompts.jsonl`), what
 judges an answer (`check.py`), and what `vllm-mtad demo` does with it (`demo.json`). `tokenizer` and `train` made the

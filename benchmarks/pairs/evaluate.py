@@ -1,8 +1,9 @@
-"""How good the pair is: execution accuracy of both models, greedy and sampled, with Hugging Face only.
+"""This script measures how good a pair is: execution accuracy of both models, greedy and sampled.
 
     python -m benchmarks.pairs.evaluate --split held_out --num-examples 400
 
-`validation` is the split to look at while changing the recipe; `held_out` is for the model card.
+It uses Hugging Face only. `validation` is the split to look at while changing the recipe; `held_out` is for the model
+card.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Held-out prompts of the bundled pairs, as files that `vllm-mtad demo` and `vllm-mtad tune` read.
+"""This script writes held-out prompts of the bundled pairs, as `vllm-mtad demo` and `vllm-mtad tune` read them.
 
 python -m benchmarks.pairs.prompts
 """

@@ -1,4 +1,4 @@
-"""A bundled pair at the cost of larger models: padded so that each computes what it did (`widen`).
+"""This script gives a bundled pair the cost of larger models, padded so that each computes what it did (`widen`).
 
 python -m benchmarks.pairs.sizes minisql 0.5b FOLDER       a folder for `vllm-mtad demo --pair`
 """
@@ -17,7 +17,7 @@ from vllm_mtad.tools.harness.pair import Pair
 SIZES = {"50m": ("50m", "10m"), "0.5b": ("0.5b", "50m"), "8b": ("8b", "1b")}
 """Shapes of the target and of the draft."""
 NUM_PROMPTS = 6
-"""Of the demo: models of this size are slow on a CPU."""
+"""Prompts of the demo: models of this size are slow on a CPU."""
 
 
 def padded(pair: Pair, size: str, folder: Path) -> Pair:
@@ -41,7 +41,7 @@ def main() -> None:
     asked = json.loads((FOLDER / args.task / "demo.json").read_text())
     target, draft = (shape.upper() for shape in SIZES[args.size])
     asked |= {"title": f"of these at the cost of a {target} target and a {draft} draft", "num_prompts": NUM_PROMPTS}
-    (args.folder / "demo.json").write_text(json.dumps(asked | {"in_flight": [1], "rounds": 2}) + "\n")
+    (args.folder / "demo.json").write_text(json.dumps(asked | {"in_flight": [1], "rounds": 1}) + "\n")
 
 
 if __name__ == "__main__":

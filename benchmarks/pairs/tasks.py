@@ -1,4 +1,7 @@
-"""What the bundled pairs are trained on: a task's name and its endless (prompt, completion) pairs from a seed."""
+"""`TASKS` says what the bundled pairs are trained on.
+
+It gives, by a task's name, endless (prompt, completion) pairs from a seed.
+"""
 
 from __future__ import annotations
 

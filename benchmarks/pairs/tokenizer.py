@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer of a bundled pair, trained on its task's text.
+"""This script trains the byte-level BPE tokenizer of a bundled pair on its task's text.
 
 python -m benchmarks.pairs.tokenizer tales OUT/tokenizer
 """

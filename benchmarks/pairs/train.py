@@ -1,4 +1,4 @@
-"""Train one model of a bundled pair from nothing, on a CPU or a GPU.
+"""This script trains one model of a bundled pair from nothing, on a CPU or a GPU.
 
     python -m benchmarks.pairs.tokenizer minisql OUT/tokenizer
     python -m benchmarks.pairs.train minisql target --tokenizer OUT/tokenizer --out OUT/target

@@ -1,4 +1,4 @@
-"""The same function at the cost of a larger model: embeds a small Llama into a larger Llama shape.
+"""This script embeds a small Llama into a larger Llama shape: the same function at the cost of a larger model.
 
     python -m benchmarks.pairs.widen SOURCE FOLDER --shape 0.5b
 

@@ -1,4 +1,4 @@
-"""What the benchmark suite asks of a set of prompts."""
+"""A `PromptSet` is what the benchmark suite asks of a set of prompts."""
 
 from __future__ import annotations
 

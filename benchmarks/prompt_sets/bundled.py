@@ -1,4 +1,4 @@
-"""The two sets of the bundled pair. They are generated and need nothing but this repository."""
+"""`MiniSQL` and `Tales` are the two bundled sets. They are generated and need nothing but this repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GSM8K: school arithmetic in words, answered in steps.
+"""GSM8K asks questions of school arithmetic in words, to be answered in steps.
 
 Cobbe et al. 2021, https://huggingface.co/datasets/openai/gsm8k: columns `question` and `answer`, which ends in
 `#### 42`.

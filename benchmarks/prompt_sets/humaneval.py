@@ -1,4 +1,4 @@
-"""HumanEval: the body of a Python function, judged by running it against its tests.
+"""HumanEval asks for the body of a Python function, which is judged by running it against its tests.
 
 Chen et al. 2021, https://huggingface.co/datasets/openai/openai_humaneval: columns `prompt`, `test`, `entry_point`. Each
 prompt is answered once, so the share of right answers is pass@1.

@@ -1,4 +1,6 @@
-"""MT-Bench: open questions of eight categories. First turns only: a second one depends on the answer to the first.
+"""MT-Bench asks open questions of eight categories.
+
+Only first turns are asked: a second one depends on the answer to the first.
 
 Zheng et al. 2023, https://huggingface.co/datasets/HuggingFaceH4/mt_bench_prompts: columns `prompt` (the list of turns),
 `category`, `reference`, `prompt_id`.

@@ -1,4 +1,4 @@
-"""A user's own prompts, from a file."""
+"""`Plain` reads a user's own prompts from a file."""
 
 from __future__ import annotations
 

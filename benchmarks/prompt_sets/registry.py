@@ -1,4 +1,4 @@
-"""The sets of prompts by name."""
+"""`load_prompt_set` loads a set of prompts by its name."""
 
 from __future__ import annotations
 

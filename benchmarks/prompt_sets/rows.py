@@ -1,4 +1,4 @@
-"""Rows of a public data set, from a file, a folder or the hub, all through `datasets`."""
+"""`Rows` reads a public data set from a file, a folder or the hub, all through `datasets`."""
 
 from __future__ import annotations
 

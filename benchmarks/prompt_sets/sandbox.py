@@ -1,4 +1,4 @@
-"""Runs a Python program that nobody has read, and says whether it passed its checks.
+"""`run_checked` runs a Python program that nobody has read, and says whether it passed its checks.
 
 Each program gets a process of its own (`sandbox_inside.py`) in new network, process, IPC and mount namespaces:
 

@@ -1,6 +1,6 @@
-"""The inside of the sandbox: closes the namespaces that `sandbox.py` opened, and runs the program in them.
+"""The inside of the sandbox closes the namespaces that `sandbox.py` opened, and runs the program in them.
 
-A script for a bare interpreter (`python -I -S`), so it imports nothing of this project. It is process 1 of its
+It is a script for a bare interpreter (`python -I -S`), so it imports nothing of this project. It is process 1 of its
 namespace: when it ends, the kernel kills all others. It reads a JSON request on stdin and reports a line `TOKEN ready`,
 and a line `TOKEN passed|failed REASON`, on the file descriptor that the request names.
 """
@@ -89,7 +89,7 @@ def close_file_system() -> None:
 
 
 def move_standard_library() -> None:
-    """To /run, which hides what was there: the folder it comes from is often one that `nobody` may not enter."""
+    """Move it to /run, hiding what was there: the folder it comes from is often one that `nobody` may not enter."""
     home = os.path.dirname(os.__file__)
     _mount(home, LIBRARY, MS_BIND | MS_REC)
     sys.path[:] = [LIBRARY, f"{LIBRARY}/lib-dynload"]

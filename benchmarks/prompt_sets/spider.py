@@ -1,4 +1,4 @@
-"""Spider: questions over real databases, answered in SQL and judged by execution.
+"""Spider asks questions over real databases, to be answered in SQL and judged by execution.
 
 Yu et al. 2018, https://huggingface.co/datasets/xlangai/spider: columns `db_id`, `query`, `question`. The databases are
 not on the hub; they are the folder `database` of the archive at https://yale-lily.github.io/spider.

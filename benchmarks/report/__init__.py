@@ -1,1 +1,1 @@
-"""`python -m benchmarks report DIR`: raw rows become figures (`results`), tables, plots, and one page (`markdown`)."""
+"""`python -m benchmarks report DIR` makes figures of raw rows (`results`), tables, plots, and one page (`markdown`)."""

@@ -1,4 +1,7 @@
-"""Tables of `benchmarks.candidates`: one row a setting, differences paired with one candidate on the same prompts."""
+"""`page` shows tables of `benchmarks.candidates`.
+
+They have one row a setting, with differences paired with one candidate on the same prompts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tables of `benchmarks.candidates_in_engine`: engines beside the reference, and what their lengths would be worth."""
+"""`sections` shows tables of `benchmarks.candidates_in_engine`.
+
+They set engines beside the reference, and say what their lengths would be worth.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of `benchmarks.candidates_on_cpu`: one a (pair, size, compiled or eager, temperature)."""
+"""`page` shows tables of `benchmarks.candidates_on_cpu`: one a (pair, size, compiled or eager, temperature)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the models' own forward passes allow, and how much of it is reached: from the rows of `steps`."""
+"""This module says what the models' own forward passes allow, and how much of it is reached.
+
+It reads the rows of `steps`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from benchmarks.report.tables import table
 
 @dataclass(frozen=True)
 class Step:
-    """Of one method with one request in flight; times in ms per target call.
+    """A step of one method with one request in flight; times in ms per target call.
 
     `efficiency`: tokens per target call, over all answers of the quality part where there are any (thousands of calls),
     else over the timed ones.
@@ -36,8 +39,8 @@ class Step:
 
 
 def steps_of(results: Results, prompt_set: str) -> dict[str, Step]:
-    """A step's cost hangs on the shapes and not on the text: a set without timed steps takes those of another, with its
-    own tokens per call.
+    """The steps of a prompt set, by method. A step's cost hangs on the shapes and not on the text: a set without timed
+    steps takes those of another, with its own tokens per call.
     """
     answers, found = results.answers.get(prompt_set, {}), {}
     rows = results.store.rows("steps")

@@ -1,4 +1,4 @@
-"""The few sentences and the table that a hurried reader takes away."""
+"""`headline` gives the few sentences and the table that a hurried reader takes away."""
 
 from __future__ import annotations
 

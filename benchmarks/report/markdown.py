@@ -1,4 +1,4 @@
-"""One page from the rows of a run, for a reader who has never heard of MTAD."""
+"""`write_report` writes one page from the rows of a run, for a reader who has never heard of MTAD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Markdown page that grows section by section, with its plots in files beside it."""
+"""A `Page` is a Markdown page that grows section by section, with its plots in files beside it."""
 
 from __future__ import annotations
 

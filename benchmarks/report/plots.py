@@ -1,4 +1,4 @@
-"""PNG plots of a run's figures, one file each."""
+"""These functions plot a run's figures as PNG, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The questions that users and reviewers of lossy decoding ask every time, a section each."""
+"""Each section here answers a question that users and reviewers of lossy decoding ask every time."""
 
 from __future__ import annotations
 

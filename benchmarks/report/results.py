@@ -1,4 +1,4 @@
-"""Figures from the raw rows of a run."""
+"""`Results` computes figures from the raw rows of a run."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Answers:
 
 
 def difference(of: Answers, base: Answers, figure: str) -> Interval:
-    """Paired over prompts, on the seeds that both have. `figure`: accuracy, mean_nll or joint_nll."""
+    """The difference, paired over prompts, on the seeds that both have. `figure`: accuracy, mean_nll or joint_nll."""
     seeds = sorted(set(of.answers) & set(base.answers))
     return paired_difference(getattr(of, figure)(seeds), getattr(base, figure)(seeds))
 
@@ -165,7 +165,7 @@ class Results:
         return {key: _speedups(own) for key, own in rows.items()}
 
     def speed_of(self, prompt_set: str, method: str) -> Speedup | None:
-        """With one request in flight, at the size `size_of`."""
+        """The speed with one request in flight, at the size `size_of`."""
         return self.speedups.get((prompt_set, self.size_of(prompt_set), 1), {}).get(method)
 
     def size_of(self, prompt_set: str) -> str | None:

@@ -1,4 +1,7 @@
-"""Markdown tables of a run's figures. Intervals are 95 %, bootstrapped over prompts; differences are paired."""
+"""These functions write Markdown tables of a run's figures.
+
+Intervals are 95 %, bootstrapped over prompts; differences are paired.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.pairs import MINISQL
 from benchmarks.pairs.minisql.task import evaluation_examples
-from benchmarks.serving import Server, measure_server
+from benchmarks.serving import Server
 from vllm_mtad.tools.harness.methods import PAPER, Method, mtad
 
 TOKENS, PROMPTS = 24, 8
@@ -56,9 +56,7 @@ def test_refuses_more_requests_at_a_time_than_the_server_takes(prompts, tmp_path
         Server(mtad(), MINISQL, tmp_path).bench(prompts, concurrency=9, num_prompts=9, max_tokens=TOKENS)
 
 
-def test_a_server_that_does_not_come_up_says_why(prompts, tmp_path):
+def test_a_server_that_does_not_come_up_says_why(tmp_path):
     wrong = Method("mtad", "MTAD τ=2", (("acceptance_threshold", 2.0), ("method", "mtad")), PAPER)
     with pytest.raises(RuntimeError, match=r"'MTAD τ=2' ended with exit code \d.*\n(.*\n)*.*acceptance_threshold"):
-        measure_server(
-            wrong, MINISQL, prompts, concurrency=1, num_prompts=1, max_tokens=TOKENS, folder=tmp_path, engine={}
-        )
+        Server(wrong, MINISQL, tmp_path, {}).__enter__()

@@ -1,4 +1,6 @@
-"""MTAD in plain torch, without vLLM: what V1 runs, and what the kernels of V2, its twins, are held against.
+"""This package is MTAD in plain torch, without vLLM.
+
+Model Runner V1 runs it, and the kernels of Model Runner V2, its twins, are held against it.
 
 `warp` turns logits into the distributions p and q. `beams` drafts jointly, with the noise of `noise`, and
 chooses one draft. `tree` says which beams the target sees where it sees several. `acceptance` keeps the longest

@@ -1,4 +1,7 @@
-"""How many draft tokens are kept, and the one token that the target adds (paper, Algorithm 1, lines 5-9)."""
+"""This module says how many draft tokens are kept, and draws the one token that the target adds.
+
+It is lines 5-9 of the paper's Algorithm 1.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def accepted_node(
 ) -> torch.Tensor:
     """`[num_reqs]` int64: the row of the node whose path is kept, 0 for none.
 
-    Of the nodes that pass, the deepest; of several there, the one with the largest P; of equal ones the first, so
+    The deepest node that passes is kept; of several there, the one with the largest P; of equal ones the first, so
     the chosen draft's before others. own: a node's P is held against its own Q. reference: against the Q of the
     chosen draft's tokens down to that depth. per_token: a node passes if its ratio and all its ancestors' do.
 

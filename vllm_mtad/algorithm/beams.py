@@ -1,4 +1,4 @@
-"""Drafting jointly: one beam step over (beam, token) pairs, and the choice of the draft (paper, Algorithm 1).
+"""`beam_step` drafts jointly, over (beam, token) pairs, and `choose_draft` takes one draft (paper, Algorithm 1).
 
 A beam's weight is the product of its own q's, kept as a sum of logs. A dead slot has weight -inf: its
 children have no mass, so they are never drawn, and the next step may refill the slot with a child of a live

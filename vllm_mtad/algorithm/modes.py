@@ -1,4 +1,4 @@
-"""The choices that the method leaves open, by the names that users give them. Imports nothing."""
+"""These types name the choices that the method leaves open, as users write them."""
 
 from __future__ import annotations
 

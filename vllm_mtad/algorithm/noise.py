@@ -1,6 +1,6 @@
-"""Draft noise as a function of (seed, position of the root token, depth, beam, token).
+"""Draft noise is a function of (seed, position of the root token, depth, beam, token).
 
-A counter-based generator: no state, so it never touches a request's own generator, no request's noise
+The generator is counter-based: it has no state, so it never touches a request's own generator, no request's noise
 depends on another's, and a request that is preempted and resumed at the same place sees the same noise.
 The mixer is SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) in wrapping int64 arithmetic.
 """

@@ -1,4 +1,4 @@
-"""A slow reference of MTAD on Hugging Face models, written from the specification alone.
+"""This is a slow reference of MTAD on Hugging Face models, written from the specification alone.
 
 It recomputes every prefix from nothing, keeps beams as Python tuples and shares no code with the engine's
 path, so that the two can be held against each other. Sampling here uses a plain generator: with

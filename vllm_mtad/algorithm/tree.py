@@ -1,9 +1,9 @@
-"""Several candidates at once: which beams of a drafting round go to the target, as a tree (the authors' revision).
+"""`draft_tree` picks the beams that go to the target as a tree of several candidates (the authors' revision).
 
 A node is a beam of some depth; the beam that it extends is its parent. Nodes stand in a fixed order, so that a node's
 depth follows from its place: first the chosen draft's, from the first token to the last; then the others, depth by
-depth, the likeliest first. A parent stands before its children, so a cut leaves a tree, and takes the others first.
-With one candidate a depth, this is the chosen draft.
+depth, the likeliest first. A parent stands before its children, so cutting off the last nodes leaves a tree, and takes
+the others first. With one candidate a depth, the tree is the chosen draft.
 
 Trees are small and made of decisions, so they are built on the host; where a device must not wait for it,
 `runners.v2.kernels.draft_choice` does the same.
@@ -70,7 +70,7 @@ class DraftTree:
         self.tokens[index], self.log_q[index], self.parents[index] = trees.tokens, trees.log_q, trees.parents
 
     def path(self, request: int, row: int) -> list[int]:
-        """The rows from the first token's to `row`; none of row 0."""
+        """The rows from the first token's to `row`; empty for row 0."""
         rows: list[int] = []
         while row:
             rows.insert(0, row)
@@ -78,7 +78,7 @@ class DraftTree:
         return rows
 
     def of_requests(self, index: torch.Tensor) -> DraftTree:
-        """The trees of the requests that `index` names, in its order; below 0, one without a token."""
+        """The trees of the requests that `index` names, in its order; an index below 0 gives one without a token."""
         is_there = (index >= 0)[:, None]
         return DraftTree(
             tokens=self.tokens[index].masked_fill(~is_there, -1),
@@ -91,8 +91,8 @@ class DraftTree:
 def draft_tree(levels: Sequence[Beams], num_candidates: int, chosen: torch.Tensor) -> DraftTree:
     """The tree of a drafting round.
 
-    Of each depth goes the ancestor of the chosen draft, and beside it the `num_candidates - 1` live beams with the
-    largest weight whose parents go too (ties: the lower slot).
+    It has, at each depth, the ancestor of the chosen draft, and beside it the `num_candidates - 1` live beams with the
+    largest weight whose parents are in it too (ties: the lower slot).
 
     Args:
         levels: the beams after each of the gamma steps.

@@ -1,6 +1,6 @@
-"""Warping: the one function that turns logits of the target into p and logits of the draft into q.
+"""`warp` is the one function that turns the target's logits into the distribution p, and the draft's into q.
 
-Temperature, then min-p, then top-k, then top-p on the mass that remains: vLLM's order. A row that does not
+It applies temperature, then min-p, then top-k, then top-p on the mass that remains: vLLM's order. A row that does not
 sample (temperature below `GREEDY_TEMPERATURE`) becomes one-hot at its argmax; lossless greedy decoding then
 needs no case of its own anywhere else.
 """

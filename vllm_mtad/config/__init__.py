@@ -1,5 +1,6 @@
-"""What a user can ask for, and what is refused, each in one sentence, before anything is loaded.
+"""This package says what a user can ask for and refuses the rest, each in one sentence, before anything is loaded.
 
-`options` holds MTAD's own fields; `speculative` is vLLM's SpeculativeConfig with them; `draft_table` finds a
-draft for a known target; `checks` holds what must be true of the two models and of the engine.
+`options` holds MTAD's own fields; `speculative` is vLLM's SpeculativeConfig with them; `draft_table` finds a draft
+for a known target; `checks` holds what must be true of the draft; `refusals` is the table of what cannot be combined,
+and `engine_checks` goes through it and compares sizes.
 """

@@ -1,4 +1,7 @@
-"""How many draft tokens vLLM schedules for a request: the user's schedule of draft lengths, times the candidates."""
+"""`schedule_of_nodes` tells vLLM how many draft tokens to schedule for a request.
+
+They are the user's schedule of draft lengths, times the candidates.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true of the draft model; every refusal is one sentence that names the field."""
+"""These checks say what must be true of the draft model; every refusal is one sentence that names the field."""
 
 from __future__ import annotations
 

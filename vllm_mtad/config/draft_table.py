@@ -1,6 +1,6 @@
-"""Which draft goes with which target, for `--speculative-config mtad` without a draft.
+"""This table says which draft goes with which target, for `--speculative-config mtad` without a draft.
 
-Only pairs that share tokenizer and vocabulary size, where the draft is a full-attention causal LM.
+It has only pairs that share tokenizer and vocabulary size, where the draft is a full-attention causal LM.
 """
 
 from __future__ import annotations

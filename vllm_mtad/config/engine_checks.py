@@ -1,4 +1,4 @@
-"""What must be true of a finished engine configuration: the rows of `refusals`, and sizes that must fit together."""
+"""`check_engine` checks a finished engine configuration: the rows of `refusals`, and sizes that must fit together."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 V2_MAX_BEAM_WIDTH, V2_MAX_DRAFT_LENGTH = 16, 32
 """What the kernels are compiled and tested for (`benchmarks/compile_matrix.py`)."""
 V2_MAX_TILE = {4: 64 * 64, 2: 128 * 128}
-"""By bytes of a number, query heads of a KV head's beams times their size, which counts as 64 at least: more does not
-fit into a smaller GPU's shared memory."""
+"""What fits into a smaller GPU's shared memory, by bytes of a number: a KV head's query heads of all beams times their
+size, which counts as 64 at least."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -63,7 +63,7 @@ def _check_v2_sizes(config: VllmConfig) -> None:
 
 
 def widest_beams(num_heads: int, num_kv_heads: int, head_size: int, itemsize: int) -> int:
-    """The largest beam width whose attention fits on a GPU, in numbers of so many bytes; 0 if none does."""
+    """The largest beam width whose attention fits on a GPU, with numbers of `itemsize` bytes; 0 if none does."""
     head_tile = max(64, 1 << (head_size - 1).bit_length())
     return V2_MAX_TILE[itemsize] // head_tile // (num_heads // num_kv_heads)
 

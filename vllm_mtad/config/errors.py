@@ -1,4 +1,4 @@
-"""What is wrong, in one sentence, from errors that say it in many lines."""
+"""`one_sentence` says what is wrong in one sentence, from errors that say it in many lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MTAD's own options. Making them with a value that is not accepted raises a ValueError that says what is."""
+"""`MTADOptions` holds MTAD's own options; a value that is not accepted raises a ValueError that says what is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be combined with mtad, a row each: which field, on which model runner, and what it accepts instead.
+"""Each row here names what cannot be combined with mtad: a field, on which model runner, and what it accepts instead.
 
 Rows with a value that needs arithmetic to be judged are in `engine_checks`; what must be true of the draft model, in
 `checks`; MTAD's own fields are judged by `options`.
@@ -66,7 +66,7 @@ class EngineRefusal:
     """An engine option that cannot be combined with mtad.
 
     `runner`: the model runner that cannot, "" for both. `what`: the option; `{}` in it stands for its value. `value`:
-    of the option, in a finished configuration. `is_refused`: of that value.
+    gives that value from a finished configuration. `is_refused`: whether that value is refused.
     """
 
     runner: Literal["", "v1", "v2"]
@@ -81,7 +81,7 @@ def _above_one(value: int) -> bool:
 
 
 def _draft_cache_dtype(config: VllmConfig) -> str:
-    """A checkpoint may bring its own."""
+    """The dtype of the draft's KV cache; a checkpoint may bring its own."""
     speculative: Any = config.speculative_config
     given = speculative.kv_cache_dtype or config.cache_config.cache_dtype
     return resolve_kv_cache_dtype_string(given, speculative.draft_model_config)
@@ -185,7 +185,7 @@ def refuse_engine_options(config: VllmConfig) -> None:
 
 
 def split_blocks(block_size: int, kernel_block_size: int) -> ValueError:
-    """The backend that splits blocks is chosen in the worker, so this one is raised there."""
+    """For a backend that splits blocks: it is chosen in the worker, so this refusal is raised there."""
     return ValueError(
         f"block_size={block_size} cannot be combined with speculative method 'mtad': the attention backend splits it,"
         f" so give its own block size, {kernel_block_size}."

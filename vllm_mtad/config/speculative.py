@@ -1,4 +1,4 @@
-"""vLLM's SpeculativeConfig for the method `mtad`.
+"""`MTADSpeculativeConfig` is vLLM's SpeculativeConfig for the method `mtad`.
 
 To vLLM, mtad is a draft model with another drafting loop. vLLM compares `method` with literals in a few places, so its
 own part is made as `draft_model` and called `mtad` afterwards.
@@ -70,7 +70,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         return True
 
     def verify_equal_vocab_size_if_draft_model(self) -> None:
-        """Nothing: `checks.check_draft_model` compares the vocabularies."""
+        """Do nothing: `checks.check_draft_model` compares the vocabularies."""
 
     def __repr__(self) -> str:
         return f"{SpeculativeConfig.__repr__(self)[:-1]}, options={self.options})"

@@ -1,4 +1,4 @@
-"""The entry point and the few places where vLLM is patched.
+"""This package holds the plugin's entry point and the few places where vLLM is patched.
 
 `register` is what vLLM calls in each of its processes. `seams` is the table of all patches.
 """

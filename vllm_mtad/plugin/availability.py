@@ -1,4 +1,4 @@
-"""Whether mtad can be used with the vLLM that is installed: its version, and that every seam stands."""
+"""These checks say whether the installed vLLM can run mtad: its version is supported, and every seam stands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def installed_vllm() -> str:
 
 
 def is_supported_vllm() -> bool:
-    """A local part of the version, such as +cpu, does not count."""
+    """Whether the installed version is supported; a local part of it, such as +cpu, does not count."""
     return installed_vllm().split("+")[0] in SUPPORTED_VLLM
 
 
@@ -31,7 +31,7 @@ def check_version() -> None:
 
 
 def check_seams(runner: str | None = None) -> None:
-    """That all seams of vLLM's front end and engine stand, and those of the model runner "v1" or "v2" if one is named.
+    """Check that all seams of front end and engine stand, and those of the model runner "v1" or "v2" if one is named.
 
     Imports what is patched, so it is asked only where mtad is asked for: with one seam missing, mtad would be half on.
 

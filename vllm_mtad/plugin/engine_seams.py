@@ -1,4 +1,4 @@
-"""Seams in the engine: async scheduling, and which blocks of the KV cache the scheduler may hand out."""
+"""These patches (seams) of the engine keep async scheduling, and say which KV blocks the scheduler may hand out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("vllm.mtad")
 
 
 def keep_async_scheduling(ngram_gpu_types: Any) -> Any:
-    """One more name among the methods that async scheduling accepts; this list is used for nothing else there."""
+    """Add mtad to the methods that async scheduling accepts; vLLM uses this list for nothing else."""
     return Literal[ngram_gpu_types, METHOD]
 
 

@@ -1,4 +1,4 @@
-"""Seams in vLLM's front end: the command line, the engine arguments, the sampling parameters."""
+"""These patches (seams) change vLLM's front end: the command line, the engine arguments, the sampling parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("vllm.mtad")
 
 
 def accept_bare_method(add_cli_args: Callable) -> Callable:
-    """`--speculative-config mtad`, and MTAD's fields in `--help`."""
+    """Accept `--speculative-config mtad`, and list MTAD's fields in `--help`."""
 
     @functools.wraps(add_cli_args)
     def with_bare_method(parser: Any) -> Any:
@@ -72,7 +72,7 @@ def check_engine_config(create_engine_config: Callable) -> Callable:
 
 
 def check_speculative_config(create_speculative_config: Callable) -> Callable:
-    """What is wrong with an mtad option, in one sentence; and the line that says mtad is on."""
+    """Say what is wrong with an mtad option in one sentence; log the line that says mtad is on."""
 
     @functools.wraps(create_speculative_config)
     def with_sentences(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What vLLM calls when it loads its general plugins: cheap, repeatable, and never raising."""
+"""vLLM calls `register` when it loads its general plugins: it is cheap, repeatable, and never raises."""
 
 from __future__ import annotations
 

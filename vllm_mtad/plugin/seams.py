@@ -1,4 +1,4 @@
-"""Every place where vLLM is patched, in one table: where, why, and when the patch can go.
+"""This table lists every place where vLLM is patched: where, why, and when the patch can go.
 
 Each replacement asks whether mtad was asked for and otherwise does what vLLM does. `tests/plugin/test_seams.py` holds
 each seam against the source of the supported vLLM. Importing this loads neither torch nor any of what is patched.
@@ -51,17 +51,17 @@ class InstanceSeam:
 
 
 def _of_method(*args: Any, method: str | None = None, **fields: Any) -> bool:
-    """Of SpeculativeConfig."""
+    """Whether the arguments of SpeculativeConfig ask for mtad."""
     return method == METHOD
 
 
 def _of_engine(vllm_config: Any = None, *args: Any, **kwargs: Any) -> bool:
-    """Of the V1 proposer and the V2 speculator."""
+    """Whether the arguments of the V1 proposer or of the V2 speculator ask for mtad."""
     return is_mtad(getattr(vllm_config, "speculative_config", None))
 
 
 def _of_sampler(sampler: Any = None, spec_config: Any = None, *args: Any, **kwargs: Any) -> bool:
-    """Of the V1 rejection sampler."""
+    """Whether the arguments of the V1 rejection sampler ask for mtad."""
     return is_mtad(spec_config)
 
 

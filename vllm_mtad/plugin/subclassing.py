@@ -1,4 +1,4 @@
-"""One seam for every class of which vLLM makes an instance by name: for mtad the instance is of a subclass of ours."""
+"""One seam serves every class that vLLM instantiates by name: for mtad the instance is of this plugin's subclass."""
 
 from __future__ import annotations
 

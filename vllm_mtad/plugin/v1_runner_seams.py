@@ -1,4 +1,4 @@
-"""Seams in the V1 model runner: what joins its proposer and its rejection sampler."""
+"""These patches (seams) of the V1 model runner join its proposer and its rejection sampler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hand_over_draft(get_draft_probs: Callable) -> Callable:
 
 
 def always_draft(input_fits_in_drafter: Callable) -> Callable:
-    """MTADProposer decides per request (`MTADProposer.propose`)."""
+    """Leave it to MTADProposer, which decides per request (`MTADProposer.propose`)."""
 
     @functools.wraps(input_fits_in_drafter)
     def per_request(self: Any, common_attn_metadata: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The seam in the V2 model runner: what its speculator shares with the rejection sampler and the target."""
+"""This patch (seam) of the V2 model runner joins its speculator to the rejection sampler and the target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllm_mtad.config.options import is_mtad
 
 
 def join_speculator_and_sampler(load_model: Callable) -> Callable:
-    """After the models: an MTADRejectionSampler, the sampling parameters for the drafter, trees for the target."""
+    """After the models, set up an MTADRejectionSampler, the drafter's sampling parameters, and trees for the target."""
 
     @functools.wraps(load_model)
     def with_joint_test(self: Any, *args: Any, **kwargs: Any) -> Any:

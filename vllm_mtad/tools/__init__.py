@@ -1,1 +1,1 @@
-"""What users of the plugin type: `vllm-mtad tune` and `vllm-mtad demo`, on top of `harness`."""
+"""Users of the plugin type these commands: `vllm-mtad tune` and `vllm-mtad demo`. They stand on `harness`."""

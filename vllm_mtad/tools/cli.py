@@ -1,4 +1,4 @@
-"""The `vllm-mtad` command."""
+"""`main` runs the `vllm-mtad` command: `tune` or `demo`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_mtad.tools.tune.arguments import add_tune
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exit status 2 for what the user gave, 1 for a target that does not run."""
+    """Run the command. The exit status is 2 if what the user gave cannot be used, 1 if the target does not run."""
     parser = argparse.ArgumentParser(prog="vllm-mtad", description="MTAD (Multi-Token Assisted Decoding) for vLLM.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)

@@ -1,6 +1,7 @@
-"""Whether an answer in MiniSQL is right: `vllm-mtad tune --checker benchmarks/pairs/minisql/check.py:check`.
+"""`check` says whether an answer in MiniSQL is right.
 
-It needs Python's standard library only, so that it can be loaded by its path.
+It is for `vllm-mtad tune --checker benchmarks/pairs/minisql/check.py:check`, and needs Python's standard library only,
+so that it can be loaded by its path.
 """
 
 from __future__ import annotations

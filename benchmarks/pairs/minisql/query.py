@@ -1,4 +1,4 @@
-"""Random queries over a schema: what is asked, before it is worded in English or spelled in SQL."""
+"""`random_query` draws a query over a schema: what is asked, before it is worded in English or spelled in SQL."""
 
 from __future__ import annotations
 

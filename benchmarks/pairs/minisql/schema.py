@@ -1,4 +1,4 @@
-"""Random relational schemas and rows: the world that a MiniSQL question is asked about."""
+"""`random_schema` draws relational schemas and rows: the world that a MiniSQL question is asked about."""
 
 from __future__ import annotations
 

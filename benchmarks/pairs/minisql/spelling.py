@@ -1,7 +1,8 @@
-"""A query in SQL. One query has many right spellings; a careless annotator also writes wrong ones.
+"""`spell_sql` spells a query in SQL.
 
-A spelling is drawn once per query and kept over its whole text, as a person's habits are: a decoder that
-chooses tokens one at a time can mix two habits into a text that is neither.
+One query has many right spellings; a careless annotator also writes wrong ones. A spelling is drawn once per query and
+kept over its whole text, as a person's habits are: a decoder that chooses tokens one at a time can mix two habits into
+a text that is neither.
 """
 
 from __future__ import annotations

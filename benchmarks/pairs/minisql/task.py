@@ -1,4 +1,4 @@
-"""MiniSQL examples: a prompt, the SQL that an annotator wrote, and a database to check any answer on.
+"""A MiniSQL example is a prompt, the SQL that an annotator wrote, and a database to check any answer on.
 
 The generator is unlimited. A prompt's split is a function of its text, so an example that is held out can
 never be trained on, whatever seed drew it.

@@ -1,4 +1,4 @@
-"""A query in English. Every intent has several wordings."""
+"""`word_question` words a query in English. Every intent has several wordings."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tales: an opening in, a short open-ended story out."""
+"""Tales gives an opening and asks for a short open-ended story."""

@@ -1,6 +1,7 @@
-"""Whether a tale stays true to its opening: `vllm-mtad tune --checker benchmarks/pairs/tales/check.py:check`.
+"""`check` says whether a tale stays true to its opening.
 
-It needs Python's standard library only, so that it can be loaded by its path.
+It is for `vllm-mtad tune --checker benchmarks/pairs/tales/check.py:check`, and needs Python's standard library only, so
+that it can be loaded by its path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tales: an unlimited, seeded set of short open-ended stories, where many continuations are good.
+"""Tales is an unlimited, seeded set of short open-ended stories, where many continuations are good.
 
 MiniSQL asks for one right answer; a tale is free in its plot and its words, and bound only by its opening: whom it is
 about, who comes along, what is lost and where. So its text has a high entropy, on which likelihood has room to move,

@@ -67,21 +67,24 @@ def test_elsewhere_the_demo_says_where_a_pair_is(tmp_path, monkeypatch):
 
 
 def test_the_whole_demo_small(tmp_path):
+    folder = shutil.copytree(FOLDER / "minisql", tmp_path / "pair")
+    asked = {"title": "questions", "max_tokens": 72, "num_prompts": 24, "num_candidates": [4], "rounds": 1}
+    (folder / "demo.json").write_text(json.dumps(asked | {"in_flight": [1, 2]}))
     out, program = tmp_path / "figures.json", Path(sys.executable).parent / "vllm-mtad"
-    done = run(program, "demo", "--num-prompts", "12", "--json", str(out))
+    done = run(program, "demo", "--pair", folder, "--json", out)
     assert done.returncode == 0, done.stderr[-3000:]
-    sql, tales = json.loads(out.read_text())["pairs"]
-    assert [way["method"] for way in sql["ways"]] == ["target alone", "draft_model", "MTAD"]
-    assert tales["ways"][-1]["method"] == "MTAD C=4"
-    for way in (*sql["ways"], *tales["ways"]):
-        assert way["num_prompts"] == 12
+    (found,) = json.loads(out.read_text())["pairs"]
+    alone, vanilla, mtad = found["ways"]
+    assert [way["method"] for way in found["ways"]] == ["target alone", "draft_model", "MTAD C=4"]
+    for way in found["ways"]:
+        assert way["num_prompts"] == 24
         assert 0 < way["accuracy"] <= 1
         assert way["perplexity"] > 1
+        assert {*way["tokens_per_second"]} == {"1", "2"}
         assert all(speed > 0 for speed in way["tokens_per_second"].values())
-    alone, vanilla, mtad = sql["ways"]
     assert alone["mean_acceptance_length"] == 1
     # Uncorrected, vLLM's sampled draft_model accepts next to nothing on a CPU.
     assert vanilla["acceptance_rate"] > 0.4
-    assert mtad["mean_acceptance_length"] > 2.5
-    for text in ("12 open-ended tales, 4 ways", "acceptance length", "bugs of vLLM 0.32.0 are corrected", "⟦"):
+    assert mtad["mean_acceptance_length"] > 3
+    for text in ("24 questions, 3 ways", "acceptance length", "bugs of vLLM 0.32.0 are corrected", "⟦"):
         assert text in done.stdout

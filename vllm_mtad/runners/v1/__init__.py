@@ -1,4 +1,6 @@
-"""MTAD on vLLM's V1 model runner, which is its CPU engine's: `vllm_mtad.algorithm` in torch, on the host.
+"""This package runs MTAD on vLLM's V1 model runner, which vLLM's CPU engine uses.
+
+It is `vllm_mtad.algorithm` in torch, on the host.
 
 `proposer` drafts: one pass over what the target saw, then a beam loop whose rows live in `beam_cache`, on KV
 blocks that `scratch` reserved. `request_table` holds what the batch's requests asked for. `handover` carries

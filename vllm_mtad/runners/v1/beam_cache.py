@@ -1,4 +1,4 @@
-"""Beams in the paged KV cache: rows that share the request's full blocks and own a private tail.
+"""`BeamCache` holds beams in the paged KV cache: rows that share the request's full blocks and own a private tail.
 
 Whole blocks are copied, never single slots: a backend may pack the inside of a block as it likes.
 """

@@ -1,8 +1,8 @@
-"""A tree's rows, and the blocks of the KV cache in which each of them finds its ancestors.
+"""This module says in which blocks of the KV cache each row of a tree finds its ancestors.
 
 vLLM's CPU attention has no mask, and it packs a page as its instructions like them. So every path through a tree has a
-block table of its own: the chosen draft, the *trunk*, that of the request; every other path, which ends in a leaf, one
-with private blocks from the one on that holds the request's newest token, a *branch*.
+block table of its own. The chosen draft, the *trunk*, has that of the request. Every other path, a *branch*, ends in a
+leaf and has private blocks from the one on that holds the request's newest token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vllm_mtad.runners.v1.scratch import ScratchPlan
 class VerifiedTree:
     """The rows of one request in a step: 0 is its newest token's, then those of the nodes that are there.
 
-    `nodes`: of rows 1 and on, which of its `DraftTree`'s each one is. `parents`, `depths`: of each row.
+    `nodes`: for each row from 1 on, which node of its `DraftTree` it is. `parents`, `depths`: of each row.
     """
 
     nodes: list[int]
@@ -39,7 +39,7 @@ class VerifiedTree:
         return found
 
     def trunk(self, gamma: int) -> int:
-        """The last of the chosen draft's rows, which stand first; fewer than gamma after a cut, or where q was NaN."""
+        """The chosen draft's last row. Its rows stand first: fewer than gamma after a cut, or where q was NaN."""
         return sum(node < gamma for node in self.nodes)
 
     def path(self, row: int) -> list[int]:
@@ -112,8 +112,8 @@ class BranchCache:
             copy_blocks(self._kv, torch.tensor(source), torch.tensor(destination))
 
     def put_into(self, table: torch.Tensor, roots: Sequence[int], branches: Sequence[int]) -> None:
-        """Let rows of a block table read branches: of each row the position of its request's newest token, and the
-        number of a branch, below 0 for none.
+        """Let rows of a block table read branches. By row, `roots` has the position of its request's newest token, and
+        `branches` the number of a branch, below 0 for none.
         """
         for row, (root, branch) in enumerate(zip(roots, branches)):
             if branch >= 0:

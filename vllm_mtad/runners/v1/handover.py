@@ -1,4 +1,4 @@
-"""What the proposer hands to the rejection sampler for one verification step, in batch order."""
+"""`DraftHandover` is what the proposer hands to the rejection sampler for one verification step, in batch order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The V1 proposer: one draft pass over what the target saw, then the beam loop of `algorithm.beams`.
+"""The V1 proposer runs one draft pass over what the target saw, then the beam loop of `algorithm.beams`.
 
 A round costs gamma draft passes. Beyond the models, a beam step is a warp of `[rows, vocab]`, one draw over
 the candidates and one copy of the beams' private blocks; log q leaves as `[num_reqs, gamma]`.
@@ -152,7 +152,7 @@ class MTADProposer(DraftModelProposer):
         cad: CommonAttentionMetadata,
         num_rejected_tokens_gpu: torch.Tensor | None,
     ) -> tuple[int, torch.Tensor, CommonAttentionMetadata]:
-        """vLLM's, which shows the draft model a step's rows as they stand; after a step with trees, those rows alone
+        """As vLLM's, which shows the draft model a step's rows as they stand; after a step with trees, only those rows
         whose tokens are committed. Each request's newest token comes behind its rows.
         """
         kept_rows = None

@@ -1,4 +1,4 @@
-"""The V1 rejection sampler: processors and warping at all gamma + 1 rows, the joint test, one extra token.
+"""The V1 rejection sampler processes and warps all gamma + 1 rows, runs the joint test, and draws one extra token.
 
 Per step: one gather of the target's logits into request order, the processors, one warp, and a test over
 `[num_reqs, gamma]`. Nothing of size `[..., vocab]` comes from the draft.

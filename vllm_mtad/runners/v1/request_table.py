@@ -1,4 +1,7 @@
-"""What the requests of the current batch asked for, in batch order; rebuilt only when the batch changes."""
+"""`RequestTable` holds what the requests of the current batch asked for, in batch order.
+
+It is rebuilt only when the batch changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many KV blocks the beams and the candidates need, and how many requests are drafted at a time.
+"""`ScratchPlan` says how many KV blocks beams and candidates need, and how many requests are drafted at a time.
 
 A beam is a row of the draft model's batch: it reads the request's own blocks up to the last full one and
 writes to private blocks after that. Those come from the tail of the pool; the scheduler never sees them.

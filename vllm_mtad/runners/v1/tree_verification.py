@@ -1,4 +1,4 @@
-"""The target's side of several candidates on the CPU: where the rows of trees stand, and what happens to the kept one.
+"""`TreeVerification` places the rows of trees for the target on the CPU, and keeps the candidate that is accepted.
 
 propose     the trees of the round are kept for the next step (`expect`)
 a step      vLLM lays a request's rows out as a text; `lay_out` gives them the positions of their depths, and makes
@@ -47,15 +47,15 @@ class TreeVerification:
 
     def _forget_step(self) -> None:
         self.trees: DraftTree | None = None
-        """Of the batch that is verified now, in its order; None if its drafts are chains."""
+        """Those of the batch that is verified now, in its order; None if its drafts are chains."""
         self.verified: list[VerifiedTree] = []
-        """Of each of them, what the target sees."""
+        """What the target sees of each of them."""
         self._branches: dict[int, Branches] = {}
         self._writes: tuple[torch.Tensor, torch.Tensor] | None = None
         self._kept: list[int] = []
 
     def expect(self, req_ids: list[str], trees: DraftTree | None) -> None:
-        """What the round that just ended has drafted for these requests; None: chains."""
+        """Remember what the round that just ended has drafted for these requests; None: chains."""
         self._expected = None if trees is None else (req_ids, trees)
 
     # -- before the target's forward pass -------------------------------------------------------------
@@ -67,7 +67,7 @@ class TreeVerification:
         return build(common_prefix_len, self.lay_out(common_attn_metadata), *args, **kw)
 
     def lay_out(self, common: CommonAttentionMetadata) -> CommonAttentionMetadata:
-        """vLLM's metadata of a step, or those of its trees' rows; the runner's positions with them."""
+        """vLLM's metadata of a step, or, with trees, those of their rows, whose positions are set in the runner too."""
         self._forget_step()
         if self._expected is None:
             return common
@@ -158,15 +158,15 @@ class TreeVerification:
     # -- after acceptance -----------------------------------------------------------------------------
 
     def keep(self, kept: list[int]) -> None:
-        """Of each request, in the order of the batch, the row of the node whose path is kept, 0 for none: what is on a
-        branch becomes the request's own.
+        """Make what is kept the request's own where it is on a branch. `kept`: of each request, in the order of the
+        batch, the row of the node whose path is kept, 0 for none.
         """
         self._kept = kept
         if self._branches:
             self._cache().adopt(self._branches, kept, self._own_blocks)
 
     def kept_rows(self, common: CommonAttentionMetadata, rejected: torch.Tensor | None) -> list[list[int]] | None:
-        """The rows of the step, of each request, whose tokens are committed now; None if all are texts.
+        """Each request's rows of the step whose tokens are committed now; None if all are texts.
 
         Args:
             common: vLLM's metadata of the step.

@@ -1,5 +1,7 @@
-"""Attention of ours in place of a backend's, where a layer and a pass need it: how its KV cache is read, and whether a
-layer asks for something that ours does not do."""
+"""`AttentionStandIn` puts the plugin's own attention in place of a backend's, where a layer and a pass need it.
+
+This module knows how a layer's KV cache is read, and whether a layer asks for something that ours does not do.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def check_layer(
 
     Args:
         model: "draft" or "target".
-        option: that chooses its backend.
+        option: the one that chooses its backend.
         asked_for: what cannot be used with such a layer.
     """
     impl, backend = layer.impl, layer.attn_backend.get_name()
@@ -72,8 +74,8 @@ def check_page_layout(layer: Any, model: str = "draft") -> None:
 
 
 class AttentionStandIn(ABC):
-    """Stands before a layer's attention: passes whose metadata are its own come to `attend`, everything else goes on to
-    the backend, and what is of both to both. KV caches are written as ever.
+    """Stands before a layer's attention: passes whose metadata are its own come to `attend`, all others go on to the
+    backend, and a pass that has requests of both sorts goes to both. KV caches are written as ever.
 
     Args:
         layer: vLLM's attention layer; its implementation's `forward` is replaced.
@@ -119,7 +121,7 @@ class AttentionStandIn(ABC):
         return output
 
     def of_others(self, metadata: Any) -> Any:
-        """The backend's metadata where a pass of ours has requests that are not; the backend then attends first."""
+        """The backend's metadata if a pass also has requests of the backend, which then attends first; else None."""
         return None
 
     @abstractmethod

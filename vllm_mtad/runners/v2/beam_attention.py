@@ -1,4 +1,4 @@
-"""Attention of beams on a draft layer: a paged prefix shared by all beams of a request, and a dense suffix each.
+"""On a draft layer, beams attend to a paged prefix that a request's beams share, and to a dense suffix each.
 
 A beam step neither writes the paged KV cache nor takes blocks. A prefix is read once for all beams
 (`shared_prefix`); one more launch a layer adds a beam's own tokens and merges the two by log-sum-exp.

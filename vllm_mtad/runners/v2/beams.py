@@ -1,4 +1,4 @@
-"""The beams of a drafting round on the device: persistent tensors, and the launches that grow them.
+"""`DraftBeams` holds a drafting round's beams on the device: persistent tensors, and the launches that grow them.
 
 A step costs two launches, over `[rows, vocab]` and `[num_reqs]`. Small top-k's cost one more, over `[rows]`; other
 truncation costs what vLLM's costs. Nothing is allocated per step but the logits and their truncated copy.
@@ -45,7 +45,7 @@ class Truncation(enum.Enum):
 
     @classmethod
     def of(cls, states: SamplingStates, requests: np.ndarray) -> Truncation:
-        """Of the batch whose request states are `requests`, int `[num_reqs]`."""
+        """What a batch asks for whose request states are `requests`, int `[num_reqs]`."""
         top_k, top_p, min_p = (tensor.np[requests] for tensor in (states.top_k, states.top_p, states.min_p))
         has_top_k = top_k != states.vocab_size
         truncates = has_top_k | (top_p != 1.0) | (min_p != 0.0)
@@ -75,7 +75,7 @@ class DraftRequests:
 
     @classmethod
     def allocate(cls, states: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor) -> DraftRequests:
-        """Beside the three that vLLM's speculator has already."""
+        """Allocate the others, beside the three tensors that vLLM's speculator has already."""
         top_k = torch.ones(states.shape, dtype=torch.int32, device=states.device)
         top_p = torch.ones_like(temperature)
         return cls(states, torch.zeros_like(states), temperature, seeds, top_k, top_p, torch.zeros_like(top_p))

@@ -1,6 +1,7 @@
-"""The configuration under which vLLM loads the draft model: its attention backend, and the size of its largest pass.
+"""`draft_config` makes the configuration under which vLLM loads the draft model.
 
-The target's own configuration stays as it is; only what is copied here differs.
+It sets the draft's attention backend and the size of its largest pass. The target's own configuration stays as it is;
+only what is copied here differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first pass of a drafting round: the draft model reads what the target saw, and the target's newest token."""
+"""In the first pass of a drafting round the draft model reads what the target saw, and the target's newest token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUDA graphs of a drafting round: one for the first pass of a uniform batch, one for the whole beam loop.
+"""CUDA graphs record a drafting round: one holds the first pass of a uniform batch, one the whole beam loop.
 
 Both are made per bucket of requests; a beam loop has the same shape for every batch of so many requests, prefills among
 them. The first pass of any other batch has piecewise graphs by its number of tokens, if the draft model is compiled.

@@ -1,4 +1,4 @@
-"""Verification on the V2 runner: vLLM's rejection sampler with MTAD's test in place of `_verify`.
+"""Verification on the V2 runner is vLLM's rejection sampler with MTAD's test in place of `_verify`.
 
 Everything around it is inherited: penalties and masks at all gamma + 1 rows, logprobs, grammar, chunks of large
 batches. Two launches where vLLM has four; nothing of size `[..., vocab]` comes from the draft.
@@ -26,8 +26,8 @@ from vllm_mtad.runners.v2.trees import DraftTrees
 
 
 class GrammarRequests(LogitsProcessor):
-    """Which requests have a grammar. Among the sampler's processors, where vLLM shows each new request; it changes no
-    logits."""
+    """Notes which requests have a grammar. It is among the sampler's processors, where vLLM shows each new request, and
+    changes no logits."""
 
     def __init__(self, max_num_reqs: int) -> None:
         self.has_grammar = np.zeros(max_num_reqs, dtype=bool)

@@ -1,4 +1,4 @@
-"""Two ways to read the paged prefix that a request's beams share: FlashAttention 3, and a kernel of ours.
+"""There are two ways to read the paged prefix that a request's beams share: FlashAttention 3, and a Triton kernel.
 
 Both give the output and the log-sum-exp of the prefix alone, which `suffix_attention` merges with a beam's own tokens.
 Both split long prefixes by the lengths of the whole batch, which do not change in a drafting round: how to split is
@@ -40,7 +40,7 @@ class AttentionShape:
 
     @classmethod
     def of(cls, impl: Any) -> AttentionShape:
-        """Of an attention layer's implementation, on this rank."""
+        """The shape of an attention layer's implementation, on this rank."""
         return cls(impl.num_heads, impl.num_kv_heads, impl.head_size, impl.scale)
 
 

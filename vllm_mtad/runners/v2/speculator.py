@@ -1,4 +1,4 @@
-"""The V2 speculator: a drafting round of one draft pass over what the target saw, then the beam loop.
+"""The V2 speculator runs a drafting round: one draft pass over what the target saw, then the beam loop.
 
     propose
       first pass   draft KV of the accepted tokens and of the target's newest; its last hidden state
@@ -195,7 +195,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         slots: dict[str, torch.Tensor] | None,
         mode: CUDAGraphMode = CUDAGraphMode.NONE,
     ) -> torch.Tensor:
-        """The draft model's hidden states `[num_tokens, hidden]`. vLLM's `_run_model`, which knows no graphs.
+        """The draft model's hidden states `[num_tokens, hidden]`. Replaces vLLM's `_run_model`, which knows no graphs.
 
         Pieces (`CUDAGraphMode.PIECEWISE`) read the tensors that they were captured with: ids and positions must be
         persistent.

@@ -1,4 +1,4 @@
-"""The target's side of several candidates: where trees stand, how they are attended to, what happens to the kept one.
+"""`TreeVerification` places trees for the target, lets their rows attend, and moves the candidate that is kept.
 
     a step      vLLM lays the rows out as a text and computes their slots
                 `lay_out_trees`: positions by depth, prefixes, ancestors
@@ -131,7 +131,7 @@ class TreeVerification:
         self._pages: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def set_attn(self, kv_group: int, page_size: int) -> None:
-        """The KV group of the target's layers, and tokens of a page. KV caches of before are let go."""
+        """The KV group of the target's layers, and tokens of a page. Earlier KV caches are let go."""
         self._pages = None
         self._kv_group, self._page_size = kv_group, page_size
 
@@ -180,7 +180,7 @@ class TreeVerification:
         return metadata | {name: replace(of_trees, of_others=metadata[name]) for name in self._layers}
 
     def _plan(self, reader: PrefixReader, prefixes: Prefixes) -> torch.Tensor | None:
-        """Made before a graph is captured or replayed, which reads it where it was at capture."""
+        """A reader's plan, made before a graph is captured or replayed, which reads it where it was at capture."""
         plan = reader.plan(prefixes)
         if plan is None or reader.keeps_plan:
             return plan
@@ -212,11 +212,11 @@ class TreeVerification:
 
     @property
     def num_nodes(self) -> int:
-        """Of each request, how many nodes of the present batch the target has seen as what they are."""
+        """How many nodes of each request the target has scored in the present batch: a tree's, or a chain's gamma."""
         return self.max_rows - 1 if self._num_trees else self._trees.gamma
 
     def finish(self, input_batch: InputBatch) -> None:
-        """After acceptance, before anything reads the KV or the tokens of this step."""
+        """Move what was kept: after acceptance, before anything reads the KV or the tokens of this step."""
         self._log.step()
         if not self._num_trees:
             return

@@ -1,4 +1,7 @@
-"""What the target is asked to verify: each request's draft as a tree (`algorithm.tree`), on the device."""
+"""`DraftTrees` holds, on the device, what the target is asked to verify.
+
+That is each request's draft as a tree (`algorithm.tree`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several candidates give, as a line in the log now and then. vLLM's own counters count their rows."""
+"""`VerificationLog` logs now and then what several candidates give. vLLM's own counters count their rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = init_logger("vllm.mtad")
 
 
 class VerificationLog:
-    """Every `VLLM_LOG_STATS_INTERVAL` seconds, if something was verified. The device is not waited for.
+    """Logs every `VLLM_LOG_STATS_INTERVAL` seconds, if something was verified. The device is not waited for.
 
     Args:
-        tally: of `DraftTrees`.
+        tally: that of `DraftTrees`.
     """
 
     def __init__(self, tally: torch.Tensor) -> None:
@@ -26,7 +26,7 @@ class VerificationLog:
         self._next = time.monotonic() + envs.VLLM_LOG_STATS_INTERVAL
 
     def step(self) -> None:
-        """After a verification."""
+        """To be called after each verification."""
         if self._on_its_way is not None:
             figures, event = self._on_its_way
             if event is None or event.query():

@@ -1,4 +1,4 @@
-"""What vLLM's own kernels would compile in service, compiled at start."""
+"""`compile_first_pass_inputs` compiles at start what vLLM's own kernels would compile in service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from vllm_mtad.runners.v2.speculator import MTADSpeculator
 
 _LARGEST_BLOCK = 512
-"""Of `prepare_prefill_inputs`, whose blocks are the powers of two up to here that a batch's longest chunk asks for."""
+"""The largest block of `prepare_prefill_inputs`, whose blocks are the powers of two up to here that a batch's longest
+chunk asks for."""
 
 
 def compile_first_pass_inputs(speculator: MTADSpeculator) -> None:

@@ -1,4 +1,4 @@
-"""`vllm-mtad demo`: a pair of models decodes its own prompts in vLLM in several ways, which are compared.
+"""`vllm-mtad demo` lets a pair of models decode its own prompts in vLLM in several ways, and compares them.
 
 `task` reads what a pair's folder asks for, `run` measures, `figures` sums up, `report` prints.
 """

@@ -1,4 +1,4 @@
-"""The demo's figures of one way to decode."""
+"""`Figures` are the demo's figures of one way to decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo prints."""
+"""The demo prints a table, notes, and a few answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo from start to end."""
+"""`run_demo` runs the demo from start to end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from vllm_mtad.tools.harness.progress import Bar, bars, console_of_width
 from vllm_mtad.tools.harness.prompts import tokenized
 from vllm_mtad.tools.harness.turns import Rounds
 
-ANSWERS_IN_FLIGHT = 8
-
 
 def run_demo(
     folders: Sequence[Path], num_prompts: int | None, compiled: bool, json_path: Path | None, command: str
@@ -27,7 +25,7 @@ def run_demo(
     """Measure each pair, print a table of each and a few answers, and write the figures to `json_path` if given.
 
     Args:
-        folders: of pairs; none are the bundled ones of a checkout.
+        folders: of pairs; if there are none, the bundled ones of a checkout.
         compiled: engines are compiled, as vLLM's default is, instead of running eagerly.
     Raises:
         InputError: before any engine starts.
@@ -65,7 +63,7 @@ def measure(task: DemoTask, compiled: bool, bar: Bar) -> list[Measured]:
         for method, llm in engines:
             advance = bar(f"  answers: {method.name}", len(prompts))
             params, found = method.sampling.params(asked.max_tokens), measured[method]
-            found.answers = decode(llm, prompts, params, ANSWERS_IN_FLIGHT, 1, advance).decoded
+            found.answers = decode(llm, prompts, params, max(asked.in_flight), 1, advance).decoded
             found.nats = negative_log_likelihoods(llm, prompt_ids, [answer.tokens for answer in found.answers])
         rounds = Rounds(
             prompts, asked.max_tokens, asked.in_flight, asked.rounds, asked.prompts_in_round, seed=2, warms_up=False

@@ -1,4 +1,4 @@
-"""What the demo does with a pair: its folder's models, prompts, judge and `demo.json`."""
+"""`read_task` reads what the demo does with a pair: its folder's models, prompts, judge and `demo.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Asked:
     """The fields of `demo.json`, each of which may be left out.
 
     `title`: of the table, behind the number of prompts. `num_candidates`: MTAD runs once with each. `num_prompts`: of
-    the answers that are judged. `in_flight`, `rounds`: what is timed, in rounds in which the ways take turns.
+    the answers that are judged, which are decoded with the largest of `in_flight`. `in_flight`, `rounds`: what is
+    timed, in rounds in which the ways take turns.
     """
 
     title: str = "prompts"
@@ -33,7 +34,7 @@ class Asked:
     rounds: int = 3
 
     def prompts_in_round(self, in_flight: int) -> int:
-        """With more in flight there are more, so that the last ones, with fewer beside them, weigh little."""
+        """Prompts of a round: more with more in flight, so that the last ones, with fewer beside them, weigh little."""
         return min(self.num_prompts, 16 if in_flight == 1 else 6 * in_flight)
 
 

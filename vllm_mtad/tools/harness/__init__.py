@@ -1,4 +1,6 @@
-"""What starts engines, lets them take turns, decodes, scores and stops: under the tuner, the demo and the benchmarks.
+"""This package starts engines, lets them take turns, decodes, scores and stops.
+
+The tuner, the demo and the benchmarks stand on it.
 
 `methods` says how an engine decodes and how requests sample, `engines` starts and stops, `turns` orders rounds,
 `decoding` runs one, `likelihood` and `checker` judge the text, `figures` and `intervals` sum up; `prompts` reads a

@@ -1,4 +1,4 @@
-"""The user's function that says whether a completion is right."""
+"""The user's own function, the checker, says whether a completion is right."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Checker:
 
 
 def load_checker(name: str) -> Checker:
-    """From `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
+    """The checker that `MODULE:FUNCTION` or `FILE.py:FUNCTION` names.
 
     Raises:
         InputError: if there is no such function of three arguments.

@@ -1,4 +1,4 @@
-"""A CPU worker in which vLLM 0.32.0's sampled `draft_model` decoding is right.
+"""This CPU worker corrects vLLM 0.32.0's sampled `draft_model` decoding.
 
 Stock, it reads temperature, top-k and top-p from uninitialised memory, and it fails on a step without drafts
 when top-k is set (patches/0.32.0 has both fixes as diffs). The worker class is an engine option, so the

@@ -1,4 +1,4 @@
-"""Running prompts through an engine step by step, so that what each target call gave stays visible."""
+"""`decode` runs prompts through an engine step by step, so that what each target call gave stays visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting and stopping vLLM engines, one for each way to decode."""
+"""`start` and `stop` run vLLM engines, one for each way to decode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ON_CPU: dict[str, Any] = {"enforce_eager": True, "block_size": 32}  # compiling 
 
 
 def quiet_vllm() -> None:
-    """Only errors, here and in the engine processes. To be called before vLLM is imported."""
+    """Let only errors be printed, here and in the engine processes. To be called before vLLM is imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -1,4 +1,4 @@
-"""Why a tool stops; each message is one sentence for the user."""
+"""These errors say why a tool stops; each message is one sentence for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of decoded text: per target call, per draft token, per answer."""
+"""These functions compute figures of decoded text: per target call, per draft token, per answer."""
 
 from __future__ import annotations
 

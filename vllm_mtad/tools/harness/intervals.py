@@ -1,4 +1,6 @@
-"""Bootstrap intervals over prompts (Efron & Tibshirani, 1993, chapter 13): of a figure, and of a paired difference.
+"""These functions bootstrap intervals over prompts: of a figure, and of a paired difference.
+
+The method is in Efron & Tibshirani, 1993, chapter 13.
 
 A figure here is a ratio of sums over prompts: right answers by answers, nats by tokens. Prompts are what is drawn
 again, with all that belongs to them, so several seeds of one prompt do not count as independent.

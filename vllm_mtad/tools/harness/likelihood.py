@@ -1,4 +1,6 @@
-"""How likely the target finds a text, by the engine that serves it: of any size, quantised or on several devices.
+"""The engine that serves the target says how likely the target finds a text.
+
+The target may be of any size, quantised or on several devices.
 
 The engine computes in the precision that it serves in. `benchmarks/hugging_face.py` does the same in float32 without
 vLLM, and `tests/tools/harness/test_likelihood.py` holds the one against the other.
@@ -13,7 +15,7 @@ from typing import Any
 def negative_log_likelihoods(
     llm: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Of each answer given its prompt, under the target's own distribution (T = 1, no truncation), in nats: the sum
+    """For each answer given its prompt, under the target's own distribution (T = 1, no truncation), in nats: the sum
     over the answer's tokens, end-of-sequence included.
 
     Args:

@@ -1,5 +1,8 @@
-"""What a result was measured on: the processor, the GPU and its driver, the versions, the commit, the command. Asked of
-other programs and of package metadata, so that the process which starts the measurements never touches the device."""
+"""`describe_machine` says what a result was measured on.
+
+That is the processor, the GPU and its driver, the versions, the commit, the command. They are asked of other programs
+and of package metadata, so that the process which starts the measurements never touches the device.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to decode: a speculative configuration and how the requests sample."""
+"""A way to decode (`Method`) is a speculative configuration and how the requests sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SYMBOLS = {"num_speculative_tokens": "γ", "beam_width": "B", "acceptance_thres
 
 @dataclass(frozen=True)
 class Sampling:
-    """The paper's: T = 1, top-k 10, top-p 0.9."""
+    """How requests sample. The defaults are the paper's: T = 1, top-k 10, top-p 0.9."""
 
     temperature: float = 1.0
     top_k: int = 10

@@ -1,4 +1,4 @@
-"""A target and its draft."""
+"""A `Pair` is a target model and its draft model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of several ways to decode are worth choosing from."""
+"""`pareto_front` says which of several ways to decode are worth choosing from."""
 
 from __future__ import annotations
 

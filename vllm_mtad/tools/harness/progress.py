@@ -1,4 +1,4 @@
-"""What a long run shows: a bar on a terminal, a line for each piece of work elsewhere."""
+"""A long run shows a bar on a terminal, and a line for each piece of work elsewhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bars(console: Console | None = None) -> Iterator[Bar]:
 
 
 class Work:
-    """`for piece in work.over("speed", pieces, label): ...`"""
+    """Shows the progress of pieces of work: `for piece in work.over("speed", pieces, label): ...`"""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()

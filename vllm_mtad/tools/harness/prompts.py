@@ -1,4 +1,4 @@
-"""Reading a user's prompts: plain text with one prompt a line, or JSONL with `prompt` and perhaps `answer`."""
+"""`read_prompts` reads a user's prompts: text with one prompt a line, or JSONL with `prompt` and perhaps `answer`."""
 
 from __future__ import annotations
 

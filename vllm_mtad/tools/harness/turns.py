@@ -1,4 +1,4 @@
-"""Rounds in which engines take turns, so that a change in the machine's load meets every way to decode."""
+"""Engines take turns in rounds, so that a change in the machine's load meets every way to decode."""
 
 from __future__ import annotations
 

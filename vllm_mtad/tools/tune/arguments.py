@@ -1,4 +1,4 @@
-"""The command line of `vllm-mtad tune`. Imports nothing heavy, so that other commands stay quick."""
+"""This module defines the command line of `vllm-mtad tune`. It imports nothing heavy, so other commands stay quick."""
 
 from __future__ import annotations
 

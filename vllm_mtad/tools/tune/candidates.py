@@ -1,4 +1,4 @@
-"""What is tried, and in which order.
+"""These functions say what the tuner tries, and in which order.
 
 vLLM's draft_model is measured at every γ, so that MTAD is compared with the best of it. MTAD is searched in two
 stages: first every (γ, B) at one middle τ; then, for each wish and each number of requests in flight, the other τ at

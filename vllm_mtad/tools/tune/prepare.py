@@ -1,4 +1,4 @@
-"""What is read and checked before any engine starts."""
+"""`read_inputs` reads and checks the user's input before any engine starts."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def read_inputs(settings: Settings) -> Inputs:
 
 
 def whole_prefills(max_model_len: int) -> dict[str, Any]:
-    """On a CPU, vLLM 0.32.0 stops with an error when the prefill of a request with a seed is cut into chunks
-    (patches/0.32.0/generator-offset).
+    """Engine options that leave prefills whole: on a CPU, vLLM 0.32.0 stops with an error when the prefill of a request
+    with a seed is cut into chunks (patches/0.32.0/generator-offset).
     """
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)}
 

@@ -1,4 +1,4 @@
-"""What the tuner prints and writes."""
+"""The tuner prints its report and writes it as JSON."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ UNSTEADY = 0.1
 LOSSY = (
     "MTAD is lossy: sampled text does not follow the target's own distribution. At temperature 0 its default is greedy"
     " decoding's own text."
+)
+EAGER = (
+    "Engines ran eagerly, to start sooner; vLLM compiles by default, which changes speeds:"
+    """ --engine '{"enforce_eager": false}' does it here too."""
 )
 CORRECTED = (
     "draft_model on a CPU was measured with two bugs of vLLM 0.32.0 corrected (patches/0.32.0): as installed, its"
@@ -136,7 +140,7 @@ def notes(outcome: Outcome) -> list[str]:
     if num_prompts < FEW_PROMPTS:
         found.append(f"{num_prompts} prompts are few: the intervals are rough. {FEW_PROMPTS} or more are better.")
     if outcome.machine["device"] == "cpu":
-        found.append(CORRECTED)
+        found += [CORRECTED, EAGER] if outcome.inputs.engine.get("enforce_eager", True) else [CORRECTED]
     return found + _complaints(outcome)
 
 

@@ -1,4 +1,4 @@
-"""What was measured of one way to decode, as the wishes and the report need it."""
+"""A `Row` holds what was measured of one way to decode, as the wishes and the report need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tuner from start to end."""
+"""`run_tune` runs the tuner from start to end."""
 
 from __future__ import annotations
 

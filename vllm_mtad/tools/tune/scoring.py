@@ -1,4 +1,7 @@
-"""From what engines wrote to rows: likelihood, accuracy and speed, each with its difference to the target alone."""
+"""`score` and `row_of` turn what engines wrote into rows: likelihood, accuracy and speed.
+
+Each has its difference to the target alone.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def score(measured: Measured, prompts: Sequence[Prompt], checker: Checker | None
 
 
 def row_of(measured: Measured, target: Measured, scores: Scores | None, of_target: Scores) -> Row:
-    """`scores` of `measured`, None if it failed."""
+    """The row of `measured`. `scores` are its own, None if it failed."""
     if measured.failure is not None or scores is None:
         return Row(measured.method, failure=measured.failure or "not measured")
     answers = [answer for sample in measured.answers for answer in sample]

@@ -1,4 +1,4 @@
-"""The settings of a tuning run. Making them with a value that is not accepted raises an InputError that names it."""
+"""`Settings` holds the settings of a tuning run; a value that is not accepted raises an InputError that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the engines: each alone in turn, or some together with the target alone.
+"""The tuner runs each engine alone in turn, or some together with the target alone.
 
 Every engine decodes all prompts once (or `samples` times) for its text, which also warms it up, says how likely its
 target finds the text, and is then timed in rounds. Round r has the same prompts and seeds for every engine, so that
@@ -84,8 +84,8 @@ class Bench:
             measured.nats.append(negative_log_likelihoods(llm, self.prompt_ids, [a.tokens for a in answers]))
 
     def all_rounds(self, running: Sequence[tuple[Measured, Any]], warms_up: bool = False) -> list[Pass]:
-        """Of each engine; they take turns, the first one being the target if they are several. One that fails is noted
-        and leaves the others to go on.
+        """A pass of each engine. They take turns, the first one being the target if they are several. One that fails is
+        noted and leaves the others to go on.
         """
         names = ", ".join(measured.method.full_name for measured, _ in running)
         of_method = {measured.method: measured for measured, _ in running}
@@ -113,7 +113,7 @@ class Bench:
 
 
 def prompts_in_round(in_flight: int) -> int:
-    """So many that the last ones, with fewer in flight, weigh little."""
+    """How many prompts a round has: so many that the last ones, with fewer in flight, weigh little."""
     return max(8, 4 * in_flight)
 
 
@@ -170,9 +170,9 @@ def _measure_group(bench: Bench, target: Measured, base: Any, group: Sequence[Me
 
 
 def speed(measured: Measured, target: Measured, in_flight: int) -> Speed:
-    """Against the target's same rounds: those beside it, or else what lies between the target's passes before and
-    after, by the clock, as if the machine changed evenly. The target's own are held against their mean, which shows how
-    steady the machine was.
+    """The speed against the target's same rounds: those beside it, or else what lies between the target's passes before
+    and after, by the clock, as if the machine changed evenly. The target's own are held against their mean, which shows
+    how steady the machine was.
     """
     times = [each.at for each in target.passes]
     of_target = list(zip(*(each.rounds[in_flight] for each in target.passes)))

@@ -1,4 +1,4 @@
-"""Choosing among measured ways to decode, by what the user wishes for.
+"""`choose` picks among measured ways to decode, by what the user wishes for.
 
 Two rules hold for every wish. Text that is lossless by construction counts as exactly as likely as plain sampling's,
 whatever its sample gave. And an MTAD setting whose accuracy is shown to be lower than plain sampling's (the 95 %
@@ -33,7 +33,7 @@ TIE = 3
 
 @dataclass(frozen=True)
 class Wish:
-    """`slowdown` is of budget, `any_speed` of likeliest."""
+    """`slowdown` belongs to the wish budget, `any_speed` to likeliest."""
 
     name: WishName = "fastest"
     slowdown: float = 0.05
@@ -54,7 +54,7 @@ class Choice:
 
 
 def choose(rows: Sequence[Row], wish: Wish, concurrency: int) -> Choice:
-    """Among `rows`, of which the target alone is one that was measured."""
+    """The choice among `rows`; the target alone must be one of them, and measured."""
     measured = [row for row in rows if row.failure is None]
     safe = fastest_lossless(measured, concurrency)
     suited = _suited(measured, wish, concurrency)
@@ -75,7 +75,7 @@ def best_mtad(rows: Sequence[Row], wish: Wish, concurrency: int) -> Row | None:
 
 
 def fastest_lossless(rows: Sequence[Row], concurrency: int) -> Row:
-    """The first of the fastest."""
+    """The fastest lossless row, the first of them if several are."""
     return max((row for row in rows if row.lossless and row.failure is None), key=lambda row: _ratio(row, concurrency))
 
 
@@ -109,7 +109,7 @@ def _ratio(row: Row, concurrency: int) -> float:
 
 
 def _likely_enough(row: Row, wish: Wish) -> bool:
-    """Of MTAD settings only; what is lossless is the fallback."""
+    """Whether a lossy row's text is shown likely enough; False for lossless ones, which are the fallback."""
     if row.lossless:
         return False
     high = row.nats_difference.high

@@ -1,4 +1,4 @@
-"""Verification in two launches: what each of the target's rows says, then the joint test per request.
+"""Verification takes two launches: one reads what each of the target's rows says, one runs the joint test per request.
 
 First [rows, vocabulary blocks]: softmax in parts, and the argmax under the same noise that vLLM's sampler would use at
 that position, so a request that accepts nothing gets the token that it would have got without a draft. Then [num_reqs]:
@@ -197,7 +197,7 @@ def _joint_acceptance_kernel(
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """Of up to `max_rows` rows of the target, by vocabulary block: `maxima`, `sums` (a softmax in parts), `best`
+    """What up to `max_rows` rows of the target say, by vocabulary block: `maxima`, `sums` (a softmax in parts), `best`
     float32 and `tokens` int32 (the argmax under noise), each `[max_rows, num_blocks]`."""
 
     maxima: torch.Tensor

@@ -1,4 +1,4 @@
-"""A beam step, part one: each vocabulary block of each beam names its best continuations.
+"""The first half of a beam step: each vocabulary block of each beam names its best continuations.
 
 One launch over [rows, vocabulary blocks] reads the logits once. A program owns its block's part of each output: the
 partial softmax, and the `beam_width` largest (noised) logits. The largest pairs of the whole step are among them,
@@ -152,8 +152,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class TopLogits:
-    """Of rows with a small top-k: `logits` float32 and `tokens` int32 `[rows, num_blocks, MAX_TOP_K]`, the largest of
-    each block in descending order; equal ones by token id."""
+    """The largest logits of each block, of rows with a small top-k, in descending order; equal ones by token id.
+
+    `logits` float32 and `tokens` int32, each `[rows, num_blocks, MAX_TOP_K]`.
+    """
 
     logits: torch.Tensor
     tokens: torch.Tensor

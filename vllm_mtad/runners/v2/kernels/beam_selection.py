@@ -1,4 +1,4 @@
-"""A beam step, part two: of all beams' candidates, the `beam_width` best become the beams.
+"""The second half of a beam step: the `beam_width` best of all beams' candidates become the beams.
 
 One program a request, which owns that request's beams in all outputs. A beam's weight is kept as the sum of its log q;
 a dead slot weighs -inf, and so do its children. The beams of every depth stay, for `draft_choice` to choose from.

@@ -1,4 +1,4 @@
-"""The end of a drafting round: which beam is the draft, and which others the target sees beside it (`algorithm.tree`).
+"""A drafting round ends with a choice: one beam is the draft, others may go to the target beside it (`algorithm.tree`).
 
 One launch, one program a request. The chosen draft's tokens are nodes 0 to gamma - 1; then come, depth by depth, the
 others: a beam goes if its parent does, the heaviest first.

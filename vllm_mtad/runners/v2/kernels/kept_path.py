@@ -1,4 +1,4 @@
-"""After a verification that kept another candidate than the chosen one: its tokens and KV move to where a text's are.
+"""When a verification has kept another candidate than the chosen one, its tokens and KV move to the chosen one's place.
 
 The next pass of either model then finds a request as if its chosen draft had held these tokens. Nothing moves where the
 chosen draft was kept. One launch.

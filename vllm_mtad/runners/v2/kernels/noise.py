@@ -1,4 +1,4 @@
-"""Device side of `algorithm.noise`: the same counter-based noise, bit for bit up to the final logarithms."""
+"""This is the device side of `algorithm.noise`: the same counter-based noise, bit for bit up to the last logarithms."""
 
 from vllm.triton_utils import tl, triton
 from vllm.v1.worker.gpu.sample.gumbel import _log1p_neg_stable

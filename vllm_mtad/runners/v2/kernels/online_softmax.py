@@ -1,14 +1,14 @@
-"""A softmax whose logits come in parts: how parts are merged, and attention over tiles of keys (as FlashAttention)."""
+"""These functions merge the parts of a softmax, and attend over tiles of keys (as FlashAttention does)."""
 
 import torch
 from vllm.triton_utils import tl, triton
 
 _MIN_DOT = 16
 _MAX_TILE_BYTES = 64 * 128 * 2
-"""Of a tile of queries: more does not fit into the registers of eight warps beside much else, or in float32 into shared
-memory."""
+"""Bytes of a tile of queries: more does not fit into the registers of eight warps beside much else, or in float32 into
+shared memory."""
 _WIDE_TILE_BYTES = 128 * 128 * 2
-"""Of one in half precision, for a kernel that does little but attend."""
+"""Bytes of one in half precision, for a kernel that does little but attend."""
 
 
 def tile_size(n: int) -> int:

@@ -1,4 +1,4 @@
-"""Attention of a request's rows (beams, or the nodes of a tree) to the paged prefix that they share.
+"""A request's rows (beams, or the nodes of a tree) attend to the paged prefix that they share.
 
 One program a (request, KV head, split of the prefix and tile of queries); if one tile holds all rows' heads of a KV
 head, the prefix is read once for all of them. A program owns its part of the output and of the log-sum-exp, which

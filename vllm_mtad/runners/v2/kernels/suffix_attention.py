@@ -1,4 +1,4 @@
-"""Attention of beams to their own few tokens, merged by log-sum-exp with the prefix's; stores the newest KV.
+"""Beams attend to their own few tokens, merge the result with the prefix's by log-sum-exp, and store the newest KV.
 
 The suffix lives in a dense scratch, `[num_reqs, token, slot, num_kv_heads, head_size]` a layer. A beam finds its
 ancestors by their slots, so beams that change places move no KV. One launch a layer, one program a (request, KV head):

@@ -1,4 +1,4 @@
-"""Attention of a request's rows, its newest token and the nodes of its tree, to the prefix and to their ancestors.
+"""A request's rows, its newest token and the nodes of its tree, attend to the prefix and to their ancestors.
 
 `prefix_attention` has read the prefix, which ends with the newest token. This step's keys and values are read where the
 layer's projections left them. One launch a layer, one program a (request, KV head, tile of queries): it owns these

@@ -1,4 +1,4 @@
-"""Where the nodes of a batch's trees stand for the target: positions, prefixes and ancestors, in one launch.
+"""One launch finds where the nodes of a batch's trees stand for the target: positions, prefixes and ancestors.
 
 vLLM lays a request's rows out as a text: their KV goes into consecutive slots. Once these are known, a node's position
 becomes its newest token's plus its depth, which is what rotary embeddings and sampling parameters shall see.

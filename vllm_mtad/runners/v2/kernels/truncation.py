@@ -1,4 +1,4 @@
-"""Top-k, top-p and min-p of rows whose top-k is small, without a sweep over the vocabulary.
+"""This kernel applies top-k, top-p and min-p to rows whose top-k is small, without a sweep over the vocabulary.
 
 The candidates kernel has left the `top_k` largest logits of each block. One launch, one program a row: it merges them
 in descending order, cuts as vLLM does, and draws the row's candidates from what remains. A program owns its row of the
