@@ -8,7 +8,7 @@ from benchmarks.pairs import MINISQL
 from vllm_mtad.tools.cli import main
 from vllm_mtad.tools.harness.checker import load_checker
 from vllm_mtad.tools.harness.errors import InputError
-from vllm_mtad.tools.harness.prompts import Prompt, read_prompts
+from vllm_mtad.tools.harness.prompts import Prompt, read_prompts, tokenized
 
 
 def file(tmp_path, text, name="prompts.jsonl"):
@@ -155,3 +155,35 @@ def test_bad_input_is_one_sentence_before_any_engine(tmp_path, capsys, arguments
     assert len(lines) == 1
     assert message in lines[0]
     assert lines[0].endswith(".")
+
+
+def test_a_chat_prompt_is_a_users_message_in_the_targets_template(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MINISQL.target)
+    plain = tokenized(tokenizer, ["How many?"], chat=False)
+    assert tokenizer.decode(plain[0], skip_special_tokens=True) == "How many?"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<answer>{% endif %}"
+    )
+    chat = tokenized(tokenizer, ["How many?"], chat=True)
+    assert tokenizer.decode(chat[0], skip_special_tokens=True) == "<user>How many?<answer>"
+
+
+def test_a_target_without_a_template_cannot_chat(tmp_path, capsys):
+    path = file(tmp_path, '{"prompt": "a"}\n{"prompt": "b"}\n')
+    with pytest.raises(SystemExit) as stopped:
+        main(["tune", "--target", str(MINISQL.target), "--prompts", str(path), "--chat"])
+    assert stopped.value.code == 2
+    assert "has no chat template" in capsys.readouterr().err
+
+
+def test_a_target_of_no_known_family_needs_a_draft(tmp_path, capsys):
+    target = tmp_path / "someone"
+    target.mkdir()
+    (target / "config.json").write_text("{}")
+    path = file(tmp_path, '{"prompt": "a"}\n{"prompt": "b"}\n')
+    with pytest.raises(SystemExit):
+        main(["tune", "--target", str(target), "--prompts", str(path)])
+    assert "--draft is not given: mtad knows no draft model for the target" in capsys.readouterr().err
