@@ -87,7 +87,13 @@ class TorchParts:
         self.draft_probs = drafts.float().softmax(1)
         warped = warp(target.clone(), self.parameters.rows(_requests_of_target_rows(shape, device)))
         log_q = warped.log_probs[:, 0].view(n, gamma + 1)[:, :gamma]  # candidates are sorted: the drafts' own
-        self.handover = DraftHandover(log_q, self.parameters, None, np.zeros(n, dtype=bool))
+        self.handover = DraftHandover(
+            log_q,
+            self.parameters,
+            None,
+            np.zeros(n, dtype=bool),
+            torch.full((n,), self.options.log_threshold, dtype=torch.float64),
+        )
         config = SimpleNamespace(options=self.options, rejection_sample_method="standard", method="mtad")
         self.mtad_sampler = MTADRejectionSampler(Sampler(), config, device)
         self.vanilla_sampler = RejectionSampler(Sampler())
@@ -236,6 +242,7 @@ class KernelParts:
         self.drafted_logits = torch.empty_like(self.draft_logits)  # what drawing caches; acceptance reads the other
         self.trees = DraftTrees.allocate(n, gamma, 1, device)
         self.max_nodes = torch.full((n,), gamma, dtype=torch.int32, device=device)
+        self.log_thresholds = torch.full((n,), self.options.log_threshold, dtype=torch.float64, device=device)
         self.trees.log_q.copy_(drafts.float().log_softmax(2).amax(2))
         self.statistics = RowStatistics.allocate(shape.target_rows, vocab_size, device)
         self.sampled = torch.empty(n, gamma + 1, dtype=torch.int64, device=device)
@@ -284,10 +291,10 @@ class KernelParts:
             self.max_nodes,
             self.requests,
             self.temperature,
+            self.log_thresholds,
             self.statistics,
             self.sampled,
             self.num_sampled,
-            log_threshold=self.options.log_threshold,
             per_token=False,
             lossless=True,
         )

@@ -81,3 +81,19 @@ def test_metrics_show_the_speculative_counters(server, client, examples):
         value = re.search(rf"^vllm:spec_decode_{name}_total\{{.*\}} ([0-9.e+]+)$", text, re.MULTILINE)
         assert value, name
         assert float(value[1]) > 0
+
+
+def test_a_request_says_what_it_wants_of_mtad(client, examples):
+    given = {"model": "sql", "prompt": examples[0].prompt, "max_tokens": 16, "temperature": 0}
+    texts = {
+        client.completions.create(**given, extra_body={"vllm_xargs": xargs}).choices[0].text
+        for xargs in ({"mtad": False}, {"mtad": "false"}, {"mtad_acceptance_threshold": 0.9}, {})
+    }
+    assert len(texts) == 1
+    for xargs, sentence in (
+        ({"mtad_acceptance_threshold": 2}, r"give a number in \[0, 1\)"),
+        ({"mtad_beams": 3}, "give some of mtad, mtad_acceptance_threshold"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=sentence) as error:
+            client.completions.create(**given, extra_body={"vllm_xargs": xargs})
+        assert error.value.status_code == 400

@@ -58,10 +58,11 @@ def step(drafts: list[list[int]]) -> SpecDecodeMetadata:
     )
 
 
-def handover(log_q, temperature=0.0, discarded=None) -> DraftHandover:
+def handover(log_q, temperature=0.0, discarded=None, log_thresholds=None) -> DraftHandover:
     num_reqs = len(log_q)
     warp = WarpParameters.build(torch.full((num_reqs,), temperature), VOCAB)
-    return DraftHandover(torch.tensor(log_q), warp, None, np.array(discarded or [False] * num_reqs))
+    thresholds = torch.tensor(log_thresholds or [MTADOptions().log_threshold] * num_reqs, dtype=torch.float64)
+    return DraftHandover(torch.tensor(log_q), warp, None, np.array(discarded or [False] * num_reqs), thresholds)
 
 
 def logits_that_choose(tokens: list[int]) -> torch.Tensor:
@@ -138,9 +139,9 @@ def test_logprobs_modes(mode):
     metadata = sampling_metadata(
         1, temperature=torch.tensor([0.5]), all_greedy=False, all_random=True, max_num_logprobs=0
     )
-    output = sampler(mode, acceptance_threshold=0.0)(
+    output = sampler(mode)(
         step([drafts]),
-        handover([[-3.0, -3.0]], temperature=0.5),
+        handover([[-3.0, -3.0]], temperature=0.5, log_thresholds=[-torch.inf]),
         logits.clone(),
         metadata,
     )

@@ -20,7 +20,7 @@ def accepted_length(
     log_p: torch.Tensor,
     log_q: torch.Tensor,
     num_drafts: torch.Tensor,
-    log_threshold: float,
+    log_threshold: float | torch.Tensor,
     mode: AcceptanceMode = "joint",
 ) -> torch.Tensor:
     """`[num_reqs]` int64: eta, the number of draft tokens that are kept.
@@ -34,7 +34,7 @@ def accepted_length(
     Args:
         log_p, log_q: `[num_reqs, gamma]`, each draft token's own log-probability.
         num_drafts: `[num_reqs]`, how many of the columns hold a draft token.
-        log_threshold: log tau.
+        log_threshold: log tau, one or `[num_reqs]` float64; +inf keeps nothing.
     """
     if log_p.shape[1] == 0:
         return torch.zeros_like(num_drafts)
@@ -42,9 +42,10 @@ def accepted_length(
     usable = log_p.isfinite() & log_q.isfinite() & (index <= num_drafts[:, None])
     unbroken = usable.cumprod(1).bool()
     ratio = torch.where(unbroken, log_p.double() - log_q.double(), 0.0)
+    threshold = torch.as_tensor(log_threshold, dtype=torch.float64, device=log_p.device).reshape(-1, 1)
     if mode == "per_token":
-        return (unbroken & (ratio > log_threshold)).cumprod(1).sum(1)
-    passes = unbroken & (ratio.cumsum(1) > log_threshold)
+        return (unbroken & (ratio > threshold)).cumprod(1).sum(1)
+    passes = unbroken & (ratio.cumsum(1) > threshold)
     return (passes * index).amax(1)
 
 
@@ -52,7 +53,7 @@ def accepted_node(
     tree: DraftTree,
     log_p: torch.Tensor,
     num_nodes: torch.Tensor,
-    log_threshold: float,
+    log_threshold: float | torch.Tensor,
     mode: AcceptanceMode = "joint",
     candidate_test: CandidateTest = "own",
 ) -> torch.Tensor:
@@ -68,18 +69,20 @@ def accepted_node(
     Args:
         log_p: `[num_reqs, nodes]`, each node's own log p given its ancestors.
         num_nodes: `[num_reqs]`, how many of the nodes the target has scored.
-        log_threshold: log tau.
+        log_threshold: log tau, one or `[num_reqs]` float64; +inf keeps nothing.
     """
+    nodes = zip(
+        tree.tokens.tolist(),
+        tree.log_q.tolist(),
+        tree.parents.tolist(),
+        log_p.tolist(),
+        num_nodes.tolist(),
+        strict=True,
+    )
+    thresholds = torch.as_tensor(log_threshold, dtype=torch.float64).expand(len(num_nodes)).tolist()
     best = [
-        _best_node(tree.depths, *of_request, log_threshold, mode, candidate_test)
-        for of_request in zip(
-            tree.tokens.tolist(),
-            tree.log_q.tolist(),
-            tree.parents.tolist(),
-            log_p.tolist(),
-            num_nodes.tolist(),
-            strict=True,
-        )
+        _best_node(tree.depths, *of_request, threshold, mode, candidate_test)
+        for of_request, threshold in zip(nodes, thresholds, strict=True)
     ]
     return torch.tensor(best)
 

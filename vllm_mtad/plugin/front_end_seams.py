@@ -79,6 +79,7 @@ def check_speculative_config(create_speculative_config: Callable) -> Callable:
         if not _asks_for_mtad(self):
             return create_speculative_config(self, *args, **kwargs)
         check_version()
+        check_seams()
         config = _in_one_sentence(create_speculative_config, self, *args, **kwargs)
         options = config.options
         logger.info(
@@ -128,5 +129,13 @@ def accept_sampling_parameters(validate: Callable) -> Callable:
                 raise VLLMValidationError(
                     f"The {name} sampling parameter is not supported with speculative method 'mtad'.", parameter=name
                 )
+        from vllm_mtad.config.request_options import RequestOptionError, RequestOptions
+
+        try:
+            RequestOptions.of(self.extra_args)
+        except RequestOptionError as error:
+            from vllm.exceptions import VLLMValidationError
+
+            raise VLLMValidationError(str(error), parameter=error.name, value=error.value) from None
 
     return with_mtad

@@ -11,6 +11,12 @@ from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics, joint_accepta
 from vllm_mtad.runners.v2.trees import DraftTrees
 
 
+def log_thresholds(taus):
+    """float64; None, of a request without drafts, is more than any ratio."""
+    logs = [math.inf if tau is None else math.log(tau) if tau else -math.inf for tau in taus]
+    return torch.tensor(logs, dtype=torch.float64)
+
+
 class Step:
     """Ragged drafts of a batch; request i has state `states[i]`."""
 
@@ -37,8 +43,11 @@ class Step:
         self.row_states = self.states.repeat_interleave((counts + 1).to(device))
         self.positions = torch.arange(rows, device=device) + 11
 
-    def run(self, tau=0.3, per_token=False, lossless=True, block=None, use_fp64=False):
+    def run(self, tau=0.3, per_token=False, lossless=True, block=None, use_fp64=False, taus=None):
+        """`taus`: by request in the batch, instead of one `tau`; None in it keeps nothing."""
         device = self.logits.device
+        thresholds = torch.full((len(self.temperature),), torch.nan, dtype=torch.float64, device=device)
+        thresholds[self.states.long()] = log_thresholds([tau] * len(self.states) if taus is None else taus).to(device)
         statistics = RowStatistics.allocate(
             len(self.logits) + 3, self.logits.shape[1], device, use_fp64=use_fp64, block=block
         )
@@ -54,16 +63,16 @@ class Step:
             all_nodes,
             self.states,
             self.temperature,
+            thresholds,
             statistics,
             sampled,
             num_sampled,
-            log_threshold=math.log(tau) if tau else -math.inf,
             per_token=per_token,
             lossless=lossless,
         )
         return sampled, num_sampled
 
-    def expected_accepted(self, tau=0.3, per_token=False, lossless=True):
+    def expected_accepted(self, tau=0.3, per_token=False, lossless=True, taus=None):
         log_p = torch.full((len(self.states), self.gamma), -torch.inf)
         for i, first in enumerate(self.first_rows[:-1].tolist()):
             for j in range(int(self.num_drafts[i])):
@@ -73,9 +82,9 @@ class Step:
                 log_p[i, j] = row.log_softmax(0)[token]
                 if lossless and self.temperature[self.states[i]] == 0:
                     log_p[i, j] = 0.0 if int(row.argmax()) == token else -torch.inf
-        threshold = math.log(tau) if tau else -math.inf
+        thresholds = log_thresholds([tau] * len(self.states) if taus is None else taus)
         mode = "per_token" if per_token else "joint"
-        return accepted_length(log_p, self.log_q[self.states].cpu(), self.num_drafts, threshold, mode)
+        return accepted_length(log_p, self.log_q[self.states].cpu(), self.num_drafts, thresholds, mode)
 
     def check(self, **options):
         block, use_fp64 = options.pop("block", None), options.pop("use_fp64", False)
@@ -101,6 +110,17 @@ def test_accepts_what_the_algorithm_accepts(device, tau, per_token):
         step = Step(device, RAGGED, seed=seed, temperature=[1.0, 0.0, 0.8])
         seen |= set(step.check(tau=tau, per_token=per_token).tolist())
     assert len(seen) > 2
+
+
+def test_each_request_has_its_own_threshold(device):
+    step = Step(device, [4] * 5, temperature=[1.0])
+    kept = step.check(taus=[0.0, 0.05, 0.5, 0.999, None])
+    assert kept[0] == 4
+    assert kept[4] == 0
+    for per_token in (False, True):
+        mixed = step.check(taus=[0.9, None, 0.0, 0.05, 0.5], per_token=per_token)
+        alone = [step.check(tau=tau, per_token=per_token)[i] for i, tau in enumerate((0.9, 0.9, 0.0, 0.05, 0.5))]
+        assert mixed.tolist() == [int(alone[0]), 0, *map(int, alone[2:])]
 
 
 def test_accepts_the_longest_prefix_that_passes_not_the_one_before_the_first_failure(device):

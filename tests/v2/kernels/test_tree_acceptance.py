@@ -61,10 +61,10 @@ class TreeStep:
             torch.full_like(first_rows[1:], most),
             states,
             temperature,
+            torch.full((len(temperature),), math.log(tau), dtype=torch.float64, device=device),
             statistics,
             sampled,
             num_sampled,
-            log_threshold=math.log(tau),
             lossless=True,
             **{"per_token": False, **options},
         )

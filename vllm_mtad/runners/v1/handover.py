@@ -17,11 +17,12 @@ class DraftHandover:
     fails the joint test. `extra_token_as_argmax`: bool `[num_reqs]`, requests whose extra token is the argmax
     of its row, or None. `discarded`: bool numpy `[num_reqs]`, requests whose sample the runner throws away
     (partial prefills); nothing is drawn from their generators. `verification`: of trees, if the drafts
-    are not chains.
+    are not chains. `log_thresholds`: float64 `[num_reqs]` (`RequestTable`).
     """
 
     log_q: torch.Tensor
     warp: WarpParameters
     extra_token_as_argmax: torch.Tensor | None
     discarded: np.ndarray
+    log_thresholds: torch.Tensor
     verification: TreeVerification | None = None

@@ -108,7 +108,7 @@ class MTADProposer(DraftModelProposer):
             num_speculative_tokens: more than those of one candidate asks for trees.
 
         Returns:
-            `[num_reqs, gamma]`, or of each request the tokens of its tree's nodes.
+            `[num_reqs, gamma]`; or, of each request, a list of its tree's tokens, or of none if it wants no drafts.
         """
         num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
             target_token_ids=target_token_ids,
@@ -138,7 +138,7 @@ class MTADProposer(DraftModelProposer):
             drafts.tokens[:, gamma:].masked_fill_(self.requests.chain_only[:, None], -1)
         if self._verification is not None:
             self._verification.expect(self.runner.input_batch.req_ids.copy(), drafts if as_trees else None)
-        if not as_trees:
+        if not as_trees and not self.requests.undrafted.any():
             return drafts.tokens.clamp(min=0)
         return [[token for token in tokens if token >= 0] for tokens in drafts.tokens.tolist()]
 
@@ -200,13 +200,15 @@ class MTADProposer(DraftModelProposer):
         return num_tokens, last, metadata
 
     def _groups(self, num_reqs: int) -> Iterator[slice | torch.Tensor]:
-        """The requests to draft for, as many at a time as there is scratch; partial prefills are left out."""
+        """The requests to draft for, as many at a time as there is scratch; partial prefills, and requests that want no
+        drafts, are left out.
+        """
         size = self._plan.requests_in_flight
-        discarded = self.runner.discard_request_mask.np[:num_reqs]
-        if not discarded.any():
+        left_out = self.runner.discard_request_mask.np[:num_reqs] | self.requests.undrafted
+        if not left_out.any():
             yield from (slice(at, min(at + size, num_reqs)) for at in range(0, num_reqs, size))
             return
-        active = torch.from_numpy(np.flatnonzero(~discarded)).to(self.device)
+        active = torch.from_numpy(np.flatnonzero(~left_out)).to(self.device)
         yield from active.split(size) if len(active) else ()
 
     def _draft(
@@ -331,5 +333,6 @@ class MTADProposer(DraftModelProposer):
             warp=table.warp,
             extra_token_as_argmax=table.cold if joint_greedy else None,
             discarded=self.runner.discard_request_mask.np[: batch.num_reqs],
+            log_thresholds=table.log_thresholds,
             verification=self._verification,
         )

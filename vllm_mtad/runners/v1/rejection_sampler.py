@@ -80,10 +80,12 @@ class MTADRejectionSampler(RejectionSampler):
 
         verification = draft_probs.verification
         if verification is None or verification.trees is None:
-            drafts, accepted = self._accept_chains(metadata, layout, target, draft_probs.log_q)
+            drafts, accepted = self._accept_chains(metadata, layout, target, draft_probs)
             extra_rows = layout.first + accepted
         else:
-            drafts, accepted, kept = self._accept_trees(layout, target, verification.trees, verification.verified)
+            drafts, accepted, kept = self._accept_trees(
+                layout, target, verification.trees, verification.verified, draft_probs.log_thresholds
+            )
             extra_rows = layout.first + torch.tensor(kept)
             verification.keep(kept)
         extra = self._draw_extra(target.rows(extra_rows), draft_probs, sampling_metadata, logits.shape[1])
@@ -125,7 +127,7 @@ class MTADRejectionSampler(RejectionSampler):
         return processed
 
     def _accept_chains(
-        self, metadata: SpecDecodeMetadata, layout: _Layout, target: WarpedRows, log_q: torch.Tensor
+        self, metadata: SpecDecodeMetadata, layout: _Layout, target: WarpedRows, draft: DraftHandover
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(draft tokens `[num_reqs, max_spec_len]`, how many of them are kept `[num_reqs]`)."""
         tokens = torch.full_like(layout.request, PLACEHOLDER_TOKEN_ID)
@@ -136,15 +138,20 @@ class MTADRejectionSampler(RejectionSampler):
         log_p = log_p[rows]
         accepted = accepted_length(
             log_p,
-            log_q[:, : log_p.shape[1]],
+            draft.log_q[:, : log_p.shape[1]],
             layout.num_drafts,
-            self.options.log_threshold,
+            draft.log_thresholds,
             self.options.acceptance,
         )
         return tokens[rows], accepted
 
     def _accept_trees(
-        self, layout: _Layout, target: WarpedRows, trees: DraftTree, verified: list[VerifiedTree]
+        self,
+        layout: _Layout,
+        target: WarpedRows,
+        trees: DraftTree,
+        verified: list[VerifiedTree],
+        log_thresholds: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """(tokens of the kept path `[num_reqs, gamma]`, their number `[num_reqs]`, its last row in each request)."""
         num_reqs, num_nodes = trees.tokens.shape
@@ -161,7 +168,7 @@ class MTADRejectionSampler(RejectionSampler):
             trees,
             log_p.view(num_reqs, num_nodes),
             torch.full((num_reqs,), num_nodes),
-            options.log_threshold,
+            log_thresholds,
             options.acceptance,
             options.candidate_test,
         ).tolist()

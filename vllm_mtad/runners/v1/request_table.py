@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vllm_mtad.algorithm.warp import GREEDY_TEMPERATURE, WarpParameters
+from vllm_mtad.config.request_options import RequestOptions
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -31,6 +32,7 @@ class RequestTable:
     deterministic: bool `[num_reqs]`, requests whose draft is searched and not drawn; None if there is none.
     draws_any: whether any request's draft is drawn.
     chain_only: bool `[num_reqs]`, requests whose target rows are processed as if they were a text.
+    log_thresholds: float64 `[num_reqs]`, log tau; +inf of requests that are decoded without drafts.
     """
 
     warp: WarpParameters
@@ -40,6 +42,7 @@ class RequestTable:
     deterministic: torch.Tensor | None
     draws_any: bool
     chain_only: torch.Tensor
+    log_thresholds: torch.Tensor
 
     def __init__(self, runner: GPUModelRunner, options: MTADOptions) -> None:
         self._runner, self._options = runner, options
@@ -81,6 +84,13 @@ class RequestTable:
         self.draws_any = not bool(searched.all()) and not self.warp.all_greedy
         self.deterministic = searched.to(device) if searched.any() and self.draws_any else None
         self.chain_only = torch.tensor([_is_chain_only(p) for p in params]).to(device)
+        thresholds = [RequestOptions.of(p.extra_args).log_threshold(self._options) for p in params]
+        self.log_thresholds = torch.tensor(thresholds, dtype=torch.float64)
+
+    @property
+    def undrafted(self) -> np.ndarray:
+        """bool `[num_reqs]`: requests that are decoded without drafts."""
+        return np.isposinf(self.log_thresholds.numpy())
 
 
 def _is_chain_only(params: SamplingParams) -> bool:

@@ -7,7 +7,6 @@ a handful of numbers per row.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from vllm.triton_utils import tl, triton
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_noised_argmax
@@ -102,14 +101,13 @@ def _joint_acceptance_kernel(
     request_ptr,
     # [max_num_reqs]
     temperature_ptr,
+    log_threshold_ptr,
     # [rows, num_blocks]
     max_ptr,
     sum_ptr,
     best_ptr,
     token_ptr,
     num_blocks,
-    log_threshold_high,
-    log_threshold_low,
     GAMMA: tl.constexpr,
     CANDIDATES: tl.constexpr,
     ROWS: tl.constexpr,
@@ -130,7 +128,7 @@ def _joint_acceptance_kernel(
     block = tl.arange(0, BLOCKS)
     is_block = block < num_blocks
 
-    log_threshold = tl.cast(log_threshold_high, tl.float64) + tl.cast(log_threshold_low, tl.float64)
+    log_threshold = tl.load(log_threshold_ptr + request)
     # By row of the request, of which row 0 is the text itself: its path has p and q of 1.
     rows = tl.arange(0, ROWS)
     joint_p, log_ratio = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
@@ -254,12 +252,6 @@ def target_statistics(
     )
 
 
-def _in_two_float32(x: float) -> tuple[float, float]:
-    """A double as the sum of two float32: a kernel's arguments are rounded, and a ratio that equals tau must fail."""
-    high = float(np.float32(x))
-    return high, x - high if np.isfinite(high) else 0.0
-
-
 def joint_acceptance(
     logits: torch.Tensor,
     drafts: torch.Tensor,
@@ -268,16 +260,16 @@ def joint_acceptance(
     max_nodes: torch.Tensor,
     requests: torch.Tensor,
     temperature: torch.Tensor,
+    log_thresholds: torch.Tensor,
     statistics: RowStatistics,
     sampled: torch.Tensor,
     num_sampled: torch.Tensor,
     *,
-    log_threshold: float,
     per_token: bool,
     lossless: bool,
     candidate_test: CandidateTest = "own",
 ) -> None:
-    """Accepted draft tokens and the extra token of each request (ALGORITHM.md, "One iteration", 4 and 5, and "MMTAD").
+    """Accepted draft tokens and the extra token of each request (steps 4 and 5 of docs/algorithm.md).
 
     Args:
         logits: the rows that `statistics` are of.
@@ -286,9 +278,9 @@ def joint_acceptance(
         first_rows: int32 `[num_reqs + 1]`; a request has a row for its newest token, and one for each of some nodes.
         max_nodes: int32 `[num_reqs]`; nodes from there on are not looked at.
         requests: `[num_reqs]`.
+        log_thresholds: float64 `[max_num_reqs]`, log tau by request state: a ratio that equals it fails.
         sampled: int64 `[num_reqs, columns]`, at least gamma + 1 of them, -1 after the extra token.
         num_sampled: int32 `[num_reqs]`, accepted + 1.
-        log_threshold: log tau.
         lossless: rows at temperature 0 are one-hot at their argmax.
     """
     num_blocks = statistics.maxima.shape[1]
@@ -308,12 +300,12 @@ def joint_acceptance(
         max_nodes,
         requests,
         temperature,
+        log_thresholds,
         statistics.maxima,
         statistics.sums,
         statistics.best,
         statistics.tokens,
         num_blocks,
-        *_in_two_float32(log_threshold),
         GAMMA=trees.gamma,
         CANDIDATES=trees.num_candidates,
         ROWS=triton.next_power_of_2(trees.log_q.shape[1] + 1),
