@@ -5,7 +5,7 @@ It is independent of the engine that wrote the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class TargetLikelihood:
         self,
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
-        advance: Callable[[], None] = lambda: None,
     ) -> list[float]:
         """For each answer given its prompt, in nats: the sum over the answer's tokens, end-of-sequence included."""
         asked = [(tuple(prompt), tuple(answer)) for prompt, answer in zip(prompts, answers)]
@@ -45,8 +44,6 @@ class TargetLikelihood:
             batch.append(pair)
         if batch:
             self._score(batch)
-        for _ in asked:
-            advance()
         return [self._known.get(pair, 0.0) for pair in asked]
 
     @torch.inference_mode()

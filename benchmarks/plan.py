@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 SWEEPS = (
     "methods",
@@ -90,7 +90,6 @@ class Plan:
         return json.loads(json.dumps(asdict(self)))
 
 
-Preset = Literal["quick", "full", "gpu"]
 PRESETS: dict[str, Plan] = {
     "quick": Plan(
         "quick",

@@ -230,7 +230,7 @@ def control(results: Results, page: Page) -> list[str]:
         " temperature 0 comes closest. A seeded request repeats when its steps fall the same."
         " `speculative_config.lossy` is `True` in an engine that runs it, and one line at its start says so.",
         "## 6. Versions and features",
-        "vLLM 0.32.0; V1 on a CPU, V2 on a GPU. The README's table says for each feature (prefix caching, chunked"
+        "vLLM 0.32.0; V1 on a CPU, V2 on a GPU. docs/support.md says for each feature (prefix caching, chunked"
         " prefill, structured output, logprobs, penalties, tensor parallelism, async scheduling, LoRA) whether it"
         " works, is refused or was not tested, and which test shows it.",
     ]

@@ -32,10 +32,6 @@ class Answers:
     answers: dict[int, list[dict[str, Any]]]
     nats: dict[int, list[float]]
 
-    @property
-    def num_answers(self) -> int:
-        return sum(map(len, self.answers.values()))
-
     @cached_property
     def calls(self) -> list[list[int]]:
         return [a["calls"] for answers in self.answers.values() for a in answers]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
 from vllm.config.speculative import SpeculativeConfig
 
 from vllm_mtad.config import checks
@@ -54,6 +55,8 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         try:
             super().__init__(**fields)
         except (OSError, ValueError) as error:
+            if isinstance(error, ValidationError) and error.errors()[0]["type"] != "value_error":
+                raise ValueError(f"speculative_config.{one_sentence(error)}") from error  # of a field, not of the model
             raise ValueError(
                 f"speculative_config with model={model!r} cannot be used: {one_sentence(error)}"
             ) from error

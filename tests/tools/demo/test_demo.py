@@ -47,7 +47,11 @@ def test_the_bundled_pairs_ask_for_what_their_files_hold():
         (lambda folder: (folder / "prompts.jsonl").unlink(), "cannot be read"),
         (lambda folder: (folder / "demo.json").write_text("{"), "demo.json is not JSON"),
         (lambda folder: (folder / "demo.json").write_text('{"rounded": 1}'), "'rounded' is not accepted: give some of"),
+        (lambda folder: (folder / "demo.json").write_text('{"num_candidates": 4}'), "give a list of integers >= 1"),
+        (lambda folder: (folder / "demo.json").write_text('{"num_candidates": [8]}'), "give at most 4"),
+        (lambda folder: (folder / "demo.json").write_text('{"rounds": 0}'), "rounds=0 is not accepted"),
         (lambda folder: (folder / "check.py").write_text("def check(prompt): ..."), "must take"),
+        (lambda folder: (folder / "check.py").write_text("def check(p, a, c): 1 / 0"), "raised ZeroDivisionError"),
     ],
 )
 def test_a_folder_that_is_no_pair_is_one_sentence(tmp_path, capsys, change, message):
@@ -58,6 +62,17 @@ def test_a_folder_that_is_no_pair_is_one_sentence(tmp_path, capsys, change, mess
     assert stopped.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vllm-mtad demo: ")]
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--num-prompts", "0"], "--num-prompts=0 is not accepted"), (["--json", "/no/such/a.json"], "make it first")],
+)
+def test_an_argument_that_cannot_be_is_one_sentence(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_elsewhere_the_demo_says_where_a_pair_is(tmp_path, monkeypatch):

@@ -70,8 +70,8 @@ def test_the_whole_command_small(tmp_path, prompts):
 def test_engines_that_take_turns_and_one_that_cannot_start():
     from transformers import AutoTokenizer
 
+    from vllm_mtad.tools.harness.engines import whole_prefills
     from vllm_mtad.tools.harness.prompts import tokenized
-    from vllm_mtad.tools.tune.prepare import whole_prefills
     from vllm_mtad.tools.tune.timing import Bench, Measured, measure_together, speed
 
     texts = [example.prompt for example in evaluation_examples("held_out", 8)]

@@ -121,7 +121,7 @@ def test_a_checker_must_say_true_or_false(tmp_path):
     [
         (["--target", "/no/such/folder"], "--target='/no/such/folder' is not a model folder"),
         (["--draft", "./absent"], "--draft='./absent' is not a model folder"),
-        (["--prompts", "absent.txt"], "--prompts='absent.txt' cannot be read"),
+        (["--prompts", "absent.txt"], "The prompts of 'absent.txt' cannot be read"),
         (["--wish", "cheapest"], "--wish='cheapest' is not accepted: give fastest, likeliest, budget"),
         (["--slowdown", "0.1"], "--slowdown=0.1 is of the wish 'budget'"),
         (["--wish", "budget", "--slowdown", "1"], "--slowdown=1.0 is not accepted"),
@@ -140,7 +140,7 @@ def test_a_checker_must_say_true_or_false(tmp_path):
         (["--engine", '{"model": "a"}'], "--engine 'model' is not accepted: the tuner takes --target"),
         (["--engine", '{"max_model_length": 9}'], "--engine 'max_model_length' is not an option of vLLM's LLM"),
         (["--engine", '{"max_num_seqs": 2}', "--concurrency", "4"], "--engine max_num_seqs=2 is less than"),
-        (["--checker", "nothing"], "--checker='nothing' is not accepted"),
+        (["--checker", "nothing"], "The checker 'nothing' is not accepted"),
         (["--max-tokens", "2000"], "do not fit in the target's length of 1024"),
         (["--engine", '{"max_model_len": 64}'], "--max-tokens=128 do not fit in the target's length of 64"),
     ],

@@ -11,7 +11,8 @@ from vllm_mtad.tools.demo.figures import Figures, Measured
 from vllm_mtad.tools.demo.report import PLAIN_WIDTH, notes, print_answers, print_table
 from vllm_mtad.tools.demo.task import DemoTask, bundled_folders, read_task
 from vllm_mtad.tools.harness.decoding import decode
-from vllm_mtad.tools.harness.engines import engines_up, on_cpu
+from vllm_mtad.tools.harness.engines import engines_up, on_cpu, options_for
+from vllm_mtad.tools.harness.errors import check_folder_of
 from vllm_mtad.tools.harness.likelihood import negative_log_likelihoods
 from vllm_mtad.tools.harness.machine import describe_machine
 from vllm_mtad.tools.harness.progress import Bar, bars, console_of_width
@@ -30,13 +31,16 @@ def run_demo(
     Raises:
         InputError: before any engine starts.
     """
+    if json_path is not None:
+        check_folder_of("--json", json_path)
     tasks = [read_task(folder, num_prompts) for folder in folders or bundled_folders()]
     console = console_of_width(PLAIN_WIDTH)
     with bars(console) as bar:
         measured = [measure(task, compiled, bar) for task in tasks]
     for task, of_task in zip(tasks, measured):
         print_table(console, task, [Figures.of(of_way) for of_way in of_task])
-    for note in notes(compiled, on_cpu()):
+    complaints = [of_task.checker.complaint for of_task in tasks if of_task.checker and of_task.checker.failures]
+    for note in [*notes(compiled, on_cpu()), *complaints]:
         console.print(f"  {note}", style="dim", highlight=False)
     print_answers(console, tasks[0], measured[0])
     if json_path is not None:
@@ -59,7 +63,9 @@ def measure(task: DemoTask, compiled: bool, bar: Bar) -> list[Measured]:
     prompts = [{"prompt_token_ids": ids} for ids in prompt_ids]
     measured = {method: Measured(method, rounds={n: [] for n in asked.in_flight}) for method in methods}
     started = bar(f"{asked.title}: {len(methods)} engines", len(methods))
-    with engines_up(methods, task.pair, {"enforce_eager": not compiled}, started=started) as engines:
+    longest = max(map(len, prompt_ids)) + asked.max_tokens + 1
+    options = options_for(longest, max(asked.in_flight), len(methods)) | {"enforce_eager": not compiled}
+    with engines_up(methods, task.pair, options, started=started) as engines:
         for method, llm in engines:
             advance = bar(f"  answers: {method.name}", len(prompts))
             params, found = method.sampling.params(asked.max_tokens), measured[method]

@@ -79,9 +79,13 @@ def read_task(folder: Path, num_prompts: int | None = None) -> DemoTask:
             )
     asked = _read_asked(folder / "demo.json")
     if num_prompts is not None:
+        if num_prompts < 2:
+            raise InputError(f"--num-prompts={num_prompts} is not accepted: give an integer >= 2.")
         asked = replace(asked, num_prompts=min(asked.num_prompts, num_prompts))
     prompts, judge = read_prompts(folder / "prompts.jsonl")[: asked.num_prompts], folder / "check.py"
     checker = load_checker(f"{judge}:check") if judge.exists() else None
+    if checker is not None:
+        checker.try_out(prompts[0])
     return DemoTask(Pair(folder / "target", folder / "draft"), asked, prompts, checker)
 
 
@@ -93,8 +97,26 @@ def _read_asked(path: Path) -> Asked:
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error.msg}).") from error
     known = [f.name for f in fields(Asked)]
-    for name in values:
+    for name, value in values.items():
         if name not in known:
             raise InputError(f"{path}: {name!r} is not accepted: give some of {', '.join(known)}.")
+        default, least = getattr(Asked(), name), 2 if name == "num_prompts" else 1
+        if not _is_like(default, value, least):
+            kind = {str: "a text", int: f"an integer >= {least}", tuple: "a list of integers >= 1"}[type(default)]
+            raise InputError(f"{path}: {name}={value!r} is not accepted: give {kind}.")
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Asked(**given)
+    asked = Asked(**given)
+    if max(asked.num_candidates) > DEFAULT.beam_width:
+        raise InputError(
+            f"{path}: num_candidates={values['num_candidates']} is not accepted: give at most {DEFAULT.beam_width}."
+        )
+    return asked
+
+
+def _is_like(default: Any, value: Any, least: int) -> bool:
+    """Whether a field may have `value` where its default is `default`."""
+    if isinstance(default, str):
+        return isinstance(value, str)
+    if isinstance(default, tuple):
+        return isinstance(value, list) and bool(value) and all(_is_like(0, one, least) for one in value)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -36,18 +36,23 @@ class Checker:
             self.failures.append(f"line {prompt.line}: {one_sentence(error)}")
             return False
 
+    @property
+    def complaint(self) -> str:
+        """What is said where it has raised."""
+        return f"The checker raised {len(self.failures)} times (counted as wrong), first for {self.failures[0]}"
+
     def try_out(self, prompt: Prompt) -> None:
         """Ask once about an empty completion, so that a function that cannot work is found before engines start."""
         try:
             verdict = self.check(prompt.text, prompt.answer, "")
         except Exception as error:
             raise InputError(
-                f"--checker={self.name!r} raised {type(error).__name__} ({one_sentence(error)}) for an empty completion"
-                f" of line {prompt.line}: it must return True or False for any completion."
+                f"The checker {self.name!r} raised {type(error).__name__} ({one_sentence(error)}) for an empty"
+                f" completion of line {prompt.line}: it must return True or False for any completion."
             ) from error
         if not isinstance(verdict, (bool, np.bool_)):
             raise InputError(
-                f"--checker={self.name!r} returned {verdict!r} for an empty completion of line {prompt.line}: it must"
+                f"The checker {self.name!r} returned {verdict!r} for an empty completion of line {prompt.line}: it must"
                 " return True or False."
             )
 
@@ -60,18 +65,18 @@ def load_checker(name: str) -> Checker:
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise InputError(f"--checker={name!r} is not accepted: give MODULE:FUNCTION or FILE.py:FUNCTION.")
+        raise InputError(f"The checker {name!r} is not accepted: give MODULE:FUNCTION or FILE.py:FUNCTION.")
     try:
         module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except Exception as error:  # the user's module may raise anything
-        raise InputError(f"--checker={name!r}: {place!r} cannot be imported ({one_sentence(error)}).") from error
+        raise InputError(f"The checker {name!r}: {place!r} cannot be imported ({one_sentence(error)}).") from error
     check = getattr(module, attribute, None)
     if not callable(check):
-        raise InputError(f"--checker={name!r}: {place!r} has no function {attribute!r}.")
+        raise InputError(f"The checker {name!r}: {place!r} has no function {attribute!r}.")
     try:
         inspect.signature(check).bind("prompt", "answer", "completion")
     except TypeError as error:
-        raise InputError(f"--checker={name!r} must take (prompt, answer, completion).") from error
+        raise InputError(f"The checker {name!r} must take (prompt, answer, completion).") from error
     except ValueError:
         pass  # a function of C has no signature to look at; `try_out` calls it
     return Checker(check, name)

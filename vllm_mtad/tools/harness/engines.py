@@ -37,6 +37,21 @@ def quiet_vllm() -> None:
     set_verbosity_error()
 
 
+def whole_prefills(max_model_len: int) -> dict[str, Any]:
+    """Engine options that leave prefills whole: on a CPU, vLLM 0.32.0 stops with an error when the prefill of a request
+    with a seed is cut into chunks (patches/0.32.0/generator-offset).
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)}
+
+
+def options_for(max_model_len: int, max_num_seqs: int, together: int = 1) -> dict[str, Any]:
+    """Engine options for texts of a length, so many of them in flight. `together`: engines that share a GPU."""
+    options: dict[str, Any] = {"max_model_len": max_model_len, "max_num_seqs": max_num_seqs}
+    if on_cpu():
+        return options | whole_prefills(max_model_len)  # a CPU's engine takes its memory by its environment
+    return options | ({"gpu_memory_utilization": round(0.9 / together, 3)} if together > 1 else {})
+
+
 def on_cpu() -> bool:
     from vllm.platforms import current_platform
 

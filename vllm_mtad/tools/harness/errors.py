@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Something that the user gave cannot be used. Raised before any engine starts."""
@@ -9,3 +11,12 @@ class InputError(ValueError):
 
 class TargetError(RuntimeError):
     """The target alone cannot be run, so there is nothing to compare with."""
+
+
+def check_folder_of(option: str, path: Path) -> None:
+    """
+    Raises:
+        InputError: if there is no folder to write `path` into.
+    """
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option}={str(path)!r} is in a folder that is not there: make it first.")

@@ -70,5 +70,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
+    if _output("git", "rev-parse", "--show-toplevel") != str(ROOT):
+        return None  # an installed wheel, perhaps within somebody's own repository
     commit = _output("git", "rev-parse", "HEAD")
     return commit and commit + ("+changes" if _output("git", "status", "--porcelain") else "")

@@ -35,11 +35,11 @@ def read_prompts(path: Path) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise InputError(f"--prompts={str(path)!r} cannot be read ({why}): give a text or .jsonl file.") from error
+        raise InputError(f"The prompts of {str(path)!r} cannot be read ({why}): give a text or .jsonl file.") from error
     numbered = ((number, line.rstrip("\r")) for number, line in enumerate(lines, start=1) if line.strip())
     prompts = list(_from_json(path, numbered) if path.suffix == ".jsonl" else _from_text(path, numbered))
     if len(prompts) < MIN_PROMPTS:
-        raise InputError(f"--prompts={str(path)!r} holds {len(prompts)} prompts: give at least {MIN_PROMPTS}.")
+        raise InputError(f"{str(path)!r} holds {len(prompts)} prompts: give at least {MIN_PROMPTS}.")
     return prompts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_mtad.config.errors import one_sentence
 from vllm_mtad.tools.harness.checker import Checker, load_checker
-from vllm_mtad.tools.harness.engines import on_cpu
+from vllm_mtad.tools.harness.engines import options_for
 from vllm_mtad.tools.harness.errors import InputError
 from vllm_mtad.tools.harness.prompts import Prompt, read_prompts, tokenized
 from vllm_mtad.tools.tune.settings import Settings
@@ -37,23 +37,9 @@ def read_inputs(settings: Settings) -> Inputs:
     _check_engine_options(settings.engine)
     prompt_ids = _tokenized(settings, prompts)
     length = _model_length(settings, prompts, prompt_ids)
-    engine = {
-        "dtype": settings.dtype,
-        "max_model_len": length,
-        "max_num_seqs": max(ANSWERS_IN_FLIGHT, *settings.concurrency),
-    }
-    if on_cpu():
-        engine |= whole_prefills(length)
-    if settings.together > 1:
-        engine["gpu_memory_utilization"] = round(0.9 / settings.together, 3)  # a CPU's engine goes by its environment
+    engine = options_for(length, max(ANSWERS_IN_FLIGHT, *settings.concurrency), settings.together)
+    engine |= {"dtype": settings.dtype}
     return Inputs(prompts, prompt_ids, checker, engine | settings.engine)
-
-
-def whole_prefills(max_model_len: int) -> dict[str, Any]:
-    """Engine options that leave prefills whole: on a CPU, vLLM 0.32.0 stops with an error when the prefill of a request
-    with a seed is cut into chunks (patches/0.32.0/generator-offset).
-    """
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)}
 
 
 def _check_engine_options(options: dict[str, Any]) -> None:

@@ -168,9 +168,8 @@ def _complaints(outcome: Outcome) -> list[str]:
                 f"{choice.row.label} repeats itself more: {choice.row.repetition:.1%} of its 4-grams stood in the same"
                 f" answer before, {base:.1%} of plain sampling's."
             )
-    failures = outcome.inputs.checker.failures if outcome.inputs.checker else []
-    if failures:
-        found.append(f"The checker raised {len(failures)} times (counted as wrong), first for {failures[0]}")
+    if (checker := outcome.inputs.checker) and checker.failures:
+        found.append(checker.complaint)
     return list(dict.fromkeys(found))
 
 

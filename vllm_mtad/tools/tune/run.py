@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_mtad.tools.harness.engines import on_cpu, quiet_vllm
+from vllm_mtad.tools.harness.engines import on_cpu
 from vllm_mtad.tools.harness.machine import describe_machine
 from vllm_mtad.tools.harness.methods import Method
 from vllm_mtad.tools.harness.pair import Pair
@@ -80,7 +80,6 @@ def run_tune(settings: Settings, command: str) -> None:
         InputError: before any engine starts.
         TargetError: if the target alone cannot be run.
     """
-    quiet_vllm()
     inputs = read_inputs(settings)
     with bars() as bar:
         tuner = Tuner(settings, inputs, bar)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_mtad.config.draft_table import find_draft
 from vllm_mtad.config.errors import one_sentence
-from vllm_mtad.tools.harness.errors import InputError
+from vllm_mtad.tools.harness.errors import InputError, check_folder_of
 from vllm_mtad.tools.harness.methods import Sampling
 from vllm_mtad.tools.tune.candidates import Grid
 from vllm_mtad.tools.tune.wishes import WISHES, Wish
@@ -21,6 +21,7 @@ OWN_ENGINE_OPTIONS = {
     "speculative_config": "the grid's options",
     "dtype": "--dtype",
     "tokenizer": "the target's tokenizer",
+    "logprobs_mode": "raw log-probabilities, of which the likelihood is made",
 }
 """Options of vLLM that `--engine` may not hold, and what stands for them."""
 
@@ -103,8 +104,8 @@ def _check_values(args: argparse.Namespace) -> None:
     _check_model("target", args.target)
     if args.draft is not None:
         _check_model("draft", args.draft)
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise InputError(f"--json={str(args.json)!r} is in a folder that is not there: make it first.")
+    if args.json is not None:
+        check_folder_of("--json", args.json)
 
 
 def _accept(option: str, value: Any, accepted: bool, what: str) -> None:
