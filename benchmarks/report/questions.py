@@ -226,8 +226,8 @@ def control(results: Results, page: Page) -> list[str]:
         "## 5. Temperature 0, per request, seeds, detection",
         'At temperature 0 the default (`greedy="lossless"`) gives greedy decoding\'s own text, token for token in'
         " float32 (`tests/engine/test_lossless_and_sampling.py`; in bfloat16 the rows `T=0` above may differ by"
-        ' numerics); `greedy="joint"` is lossy on purpose. It cannot be switched off per request yet: a request at'
-        " temperature 0 comes closest. A seeded request repeats when its steps fall the same."
+        ' numerics); `greedy="joint"` is lossy on purpose. A request with `mtad: false` is decoded as the target'
+        " alone would decode it. A seeded request repeats when its steps fall the same."
         " `speculative_config.lossy` is `True` in an engine that runs it, and one line at its start says so.",
         "## 6. Versions and features",
         "vLLM 0.32.0; V1 on a CPU, V2 on a GPU. docs/support.md says for each feature (prefix caching, chunked"
