@@ -62,12 +62,12 @@ def test_every_request_is_warped_with_its_own_parameters(sampling_states, logits
     device = tokens.device
     temperature = torch.tensor([p.temperature for p in PARAMS])
     parameters = WarpParameters.build(
-        temperature,
+        temperature.to(device),
         VOCAB,
-        top_k=torch.tensor([p.top_k for p in PARAMS]),
-        top_p=torch.tensor([p.top_p for p in PARAMS]),
-        min_p=torch.tensor([p.min_p for p in PARAMS]),
-    ).to(device)
+        top_k=torch.tensor([p.top_k for p in PARAMS], device=device),
+        top_p=torch.tensor([p.top_p for p in PARAMS], device=device),
+        min_p=torch.tensor([p.min_p for p in PARAMS], device=device),
+    )
     seeds = sampling_states.seeds.gpu[STATES]
     roots = root_keys(seeds, torch.arange(len(PARAMS), device=device) * 10)
     beams = Beams.root(len(PARAMS), device)
