@@ -14,7 +14,7 @@ import pytest
 from tests.commands import run
 from tests.config.asking import create, refusal
 from vllm_mtad.plugin import seams
-from vllm_mtad.plugin.availability import check_seams
+from vllm_mtad.plugin.availability import check_available
 from vllm_mtad.plugin.seams import INSTANCE_SEAMS, SEAMS, apply_seam
 
 # Seam -> (parameters, lines that must stand in the source of what is replaced).
@@ -217,7 +217,7 @@ def test_with_any_seam_missing_mtad_is_refused_by_name(small_pair, monkeypatch, 
     create(small_pair[0], vanilla)
     given = {"method": "mtad", "model": small_pair[1]}
     assert f"vllm-mtad could not patch {seam.module}.{seam.name}" in refusal(small_pair[0], given)
-    check_seams(other) if other else None
+    check_available(other) if other else None
 
 
 @pytest.mark.parametrize("seam", INSTANCE_SEAMS, ids=lambda seam: seam.name)

@@ -16,11 +16,18 @@ def is_supported_vllm() -> bool:
     return installed_vllm().split("+")[0] in SUPPORTED_VLLM
 
 
-def check_version() -> None:
-    """
+def check_available(runner: str | None = None) -> None:
+    """Check the version, and that the seams of front end and engine stand, and those of a model runner if one is named.
+
+    Imports what is patched, so it is asked only where mtad is asked for: with one seam missing, mtad would be half on.
+
+    Args:
+        runner: "v1" or "v2".
     Raises:
-        ValueError: on a vLLM that this release is not made for.
+        ValueError: on a vLLM that this release is not made for, or naming the first seam that does not stand, and why.
     """
+    from vllm_mtad.plugin.seams import SEAMS, why_missing
+
     if not is_supported_vllm():
         from importlib.metadata import version
 
@@ -28,18 +35,6 @@ def check_version() -> None:
             f"Speculative method 'mtad' is not available: vllm-mtad {version('vllm-mtad')} supports vLLM"
             f" {', '.join(SUPPORTED_VLLM)}, and this is {installed_vllm()}."
         )
-
-
-def check_seams(runner: str | None = None) -> None:
-    """Check that all seams of front end and engine stand, and those of the model runner "v1" or "v2" if one is named.
-
-    Imports what is patched, so it is asked only where mtad is asked for: with one seam missing, mtad would be half on.
-
-    Raises:
-        ValueError: naming the first seam that does not stand, and why.
-    """
-    from vllm_mtad.plugin.seams import SEAMS, why_missing
-
     for seam in SEAMS:
         if seam.runner in (None, runner) and (why := why_missing(seam)) is not None:
             raise ValueError(

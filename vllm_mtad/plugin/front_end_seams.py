@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_mtad.config.errors import one_sentence
 from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions, is_mtad
-from vllm_mtad.plugin.availability import check_seams, check_version
+from vllm_mtad.plugin.availability import check_available
 
 logger = logging.getLogger("vllm.mtad")
 
@@ -58,12 +58,11 @@ def check_engine_config(create_engine_config: Callable) -> Callable:
             self.speculative_config = {"method": METHOD}
         if not _asks_for_mtad(self):
             return create_engine_config(self, *args, **kwargs)
-        check_version()
-        check_seams()
+        check_available()
         config = _in_one_sentence(create_engine_config, self, *args, **kwargs)
         from vllm_mtad.config.engine_checks import check_engine
 
-        check_seams("v2" if config.use_v2_model_runner else "v1")
+        check_available("v2" if config.use_v2_model_runner else "v1")
         check_engine(config)
         config.speculative_config.accepts_logit_bias = config.use_v2_model_runner
         return config
@@ -78,8 +77,7 @@ def check_speculative_config(create_speculative_config: Callable) -> Callable:
     def with_sentences(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not _asks_for_mtad(self):
             return create_speculative_config(self, *args, **kwargs)
-        check_version()
-        check_seams()
+        check_available()  # here too: it may be the other seam that is missing
         config = _in_one_sentence(create_speculative_config, self, *args, **kwargs)
         options = config.options
         logger.info(
@@ -113,29 +111,27 @@ def _asks_for_mtad(engine_args: Any) -> bool:
 
 
 def accept_sampling_parameters(validate: Callable) -> Callable:
-    """min-p passes with mtad, and logit bias where the runner applies it at every row."""
+    """min-p passes with mtad, logit bias where the runner applies it at every row, and what a request asks of mtad."""
 
     @functools.wraps(validate)
     def with_mtad(self: Any, speculative_config: Any) -> None:
         if not is_mtad(speculative_config):
             return validate(self, speculative_config)
+        from vllm.exceptions import VLLMValidationError
+
+        from vllm_mtad.config.request_options import RequestOptionError, RequestOptions
+
         refused = (
             ["logprob_token_ids"] if speculative_config.accepts_logit_bias else ["logprob_token_ids", "logit_bias"]
         )
         for name in refused:
             if getattr(self, name):
-                from vllm.exceptions import VLLMValidationError
-
                 raise VLLMValidationError(
                     f"The {name} sampling parameter is not supported with speculative method 'mtad'.", parameter=name
                 )
-        from vllm_mtad.config.request_options import RequestOptionError, RequestOptions
-
         try:
             RequestOptions.of(self.extra_args)
         except RequestOptionError as error:
-            from vllm.exceptions import VLLMValidationError
-
             raise VLLMValidationError(str(error), parameter=error.name, value=error.value) from None
 
     return with_mtad

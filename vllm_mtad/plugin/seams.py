@@ -224,7 +224,7 @@ def apply_seam(seam: Seam, module: Any) -> None:
     """Put the replacement in place, once.
 
     An exception here would surface in whoever imports `module`, asked for mtad or not: one is remembered instead, and
-    who asks for mtad is told (`availability.check_seams`).
+    who asks for mtad is told (`availability.check_available`).
     """
     try:
         _apply(seam, module)

@@ -8,11 +8,10 @@ and whether it stayed true to the opening can still be checked.
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.pairs.minisql.task import Split
+from benchmarks.pairs.minisql.task import Split, split_of
 from benchmarks.pairs.tales.check import COMPANIONS, HEROES, PLACES, THINGS, TRADES, check
 
 MOODS = (
@@ -100,8 +99,6 @@ _DRAWN = {
     "helper": HELPERS,
     "gift": GIFTS,
 }
-_BUCKETS = 16
-_SPLIT_OF_BUCKET: dict[int, Split] = {0: "held_out", 1: "validation"}
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def training_tales(seed: int) -> Iterator[Tale]:
     rng = random.Random(seed)
     while True:
         tale = random_tale(rng)
-        if _split_of(tale.prompt) == "train":
+        if split_of(tale.prompt) == "train":
             yield tale
 
 
@@ -163,7 +160,7 @@ def evaluation_tales(split: Split, count: int, seed: int = 0) -> list[Tale]:
     found: dict[str, Tale] = {}
     while len(found) < count:
         tale = random_tale(rng)
-        if _split_of(tale.prompt) == split:
+        if split_of(tale.prompt) == split:
             found.setdefault(tale.prompt, tale)
     return list(found.values())
 
@@ -171,7 +168,3 @@ def evaluation_tales(split: Split, count: int, seed: int = 0) -> list[Tale]:
 def is_consistent(tale: Tale, completion: str) -> bool:
     """Whether a completion stays with its opening (`check.check`)."""
     return check(tale.prompt, None, completion)
-
-
-def _split_of(prompt: str) -> Split:
-    return _SPLIT_OF_BUCKET.get(zlib.crc32(prompt.encode()) % _BUCKETS, "train")

@@ -9,12 +9,13 @@ import pytest
 
 from benchmarks.pairs import FOLDER
 from tests.commands import run
+from vllm_mtad.config.candidate_schedule import ROWS_ON_CPU
 from vllm_mtad.tools.cli import main
 from vllm_mtad.tools.demo.figures import Figures, Measured
 from vllm_mtad.tools.demo.task import bundled_folders, read_task
 from vllm_mtad.tools.harness.decoding import Decoded, Run
 from vllm_mtad.tools.harness.errors import InputError
-from vllm_mtad.tools.harness.methods import mtad, target_alone
+from vllm_mtad.tools.harness.methods import DEFAULT, mtad, target_alone
 
 
 def test_figures_from_what_each_call_gave():
@@ -38,6 +39,14 @@ def test_the_bundled_pairs_ask_for_what_their_files_hold():
     assert len(sql.prompts) == sql.asked.num_prompts == 300
     assert [method.name for method in tales.methods] == ["target alone", "draft_model", "MTAD", "MTAD C=4"]
     assert len(read_task(FOLDER / "minisql", num_prompts=5).prompts) == 5
+
+
+@pytest.mark.parametrize("folder", bundled_folders(), ids=lambda folder: folder.name)
+def test_what_the_bundled_pairs_ask_for_is_verified_as_trees_on_a_cpu(folder):
+    """Answers are decoded with the largest `in_flight`: with more rows, several candidates would be cut to one."""
+    asked = read_task(folder).asked
+    rows = max(asked.in_flight) * (1 + DEFAULT.num_speculative_tokens * max(asked.num_candidates))
+    assert max(asked.num_candidates) == 1 or rows <= ROWS_ON_CPU
 
 
 @pytest.mark.parametrize(
