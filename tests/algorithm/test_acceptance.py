@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from vllm_mtad.algorithm.acceptance import accepted_length, draw_token
+from vllm_mtad.algorithm.acceptance import accepted_length, accepted_node, draw_token
+from vllm_mtad.algorithm.tree import DraftTree
 from vllm_mtad.algorithm.warp import WarpedRows
 
 
@@ -114,3 +115,22 @@ def test_extra_token_follows_the_target_row():
 def test_extra_token_never_has_mass_zero_even_with_zero_noise():
     log_probs = torch.tensor([[-math.inf, 0.0]])
     assert draw_token(WarpedRows(log_probs), torch.tensor([[0.0, 1.0]])).tolist() == [1]
+
+
+@pytest.mark.parametrize("mode", ["joint", "per_token"])
+def test_each_request_has_its_own_threshold(mode):
+    """As one at a time, chains and trees alike; +inf keeps nothing."""
+    generator = torch.Generator().manual_seed(3)
+    log_p, log_q = (-torch.rand(40, 4, generator=generator) * 4 for _ in range(2))
+    taus = [(0.0, 0.1, 0.5, 0.9)[i % 4] for i in range(39)]
+    thresholds = torch.tensor([math.log(tau) if tau else -math.inf for tau in taus] + [math.inf], dtype=torch.float64)
+    counts = torch.full((40,), 4)
+    tree = DraftTree.chain(torch.ones(40, 4, dtype=torch.int64), log_q)
+    together = accepted_length(log_p, log_q, counts, thresholds, mode)
+    alone = [
+        int(accepted_length(p[None], q[None], counts[:1], threshold, mode))
+        for p, q, threshold in zip(log_p, log_q, thresholds.tolist())
+    ]
+    assert together.tolist() == accepted_node(tree, log_p, counts, thresholds, mode).tolist() == alone
+    assert together[-1] == 0
+    assert set(alone) == {0, 1, 2, 3, 4}
