@@ -121,11 +121,11 @@ def test_extra_token_never_has_mass_zero_even_with_zero_noise():
 def test_each_request_has_its_own_threshold(mode):
     """As one at a time, chains and trees alike; +inf keeps nothing."""
     generator = torch.Generator().manual_seed(3)
-    log_p, log_q = (-torch.rand(40, 4, generator=generator) * 4 for _ in range(2))
-    taus = [(0.0, 0.1, 0.5, 0.9)[i % 4] for i in range(39)]
+    log_p, log_q = (-torch.rand(200, 4, generator=generator) * 4 for _ in range(2))
+    taus = [(0.0, 0.1, 0.5, 0.9)[i % 4] for i in range(199)]
     thresholds = torch.tensor([math.log(tau) if tau else -math.inf for tau in taus] + [math.inf], dtype=torch.float64)
-    counts = torch.full((40,), 4)
-    tree = DraftTree.chain(torch.ones(40, 4, dtype=torch.int64), log_q)
+    counts = torch.full((200,), 4)
+    tree = DraftTree.chain(torch.ones(200, 4, dtype=torch.int64), log_q)
     together = accepted_length(log_p, log_q, counts, thresholds, mode)
     alone = [
         int(accepted_length(p[None], q[None], counts[:1], threshold, mode))
