@@ -89,6 +89,16 @@ class Server:
     def url(self) -> str:
         return f"http://{HOST}:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the first process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """Ask the server to end, then end what is left of its process group."""
         process, self._process = self._process, None

@@ -10,13 +10,15 @@ import json
 import shutil
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from benchmarks.pairs import BUNDLED, FOLDER
 from benchmarks.pairs.widen import SHAPES, widen
 from vllm_mtad.tools.harness.pair import Pair
 
 SIZES = {"50m": ("50m", "10m"), "0.5b": ("0.5b", "50m"), "8b": ("8b", "1b")}
 """Shapes of the target and of the draft."""
-NUM_PROMPTS = 6
+NUM_PROMPTS = 4
 """Prompts of the demo: models of this size are slow on a CPU."""
 
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
+    disable_progress_bar()
     args.folder.mkdir(parents=True, exist_ok=True)
     padded(BUNDLED[args.task], args.size, args.folder)
     shutil.copy(FOLDER / args.task / "prompts.jsonl", args.folder)

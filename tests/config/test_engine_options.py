@@ -30,10 +30,8 @@ CANDIDATES = {"num_candidates": 4}
     ("fields", "options", "named"),
     [
         ({"beam_width": 200}, {"max_num_batched_tokens": 130, "max_num_seqs": 2}, "beam_width=200"),
-        (SCHEDULE, {}, "num_speculative_tokens_per_batch_size"),
         ({}, {"logprobs_mode": "processed_logits"}, "processed_logits"),
         ({}, {"max_model_len": -1}, "max_model_len='auto'"),
-        (CANDIDATES | SCHEDULE, {}, "num_speculative_tokens_per_batch_size"),
     ],
 )
 def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, fields, options, named):
@@ -81,6 +79,15 @@ def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, n
 )
 def test_what_v2_accepts(small_pair, with_triton, fields, options):
     create(small_pair[0], {"method": "mtad", "model": small_pair[1], **fields}, **options)
+
+
+@pytest.mark.parametrize("runner", ["0", "1"])
+@pytest.mark.parametrize("candidates", [{}, CANDIDATES])
+def test_schedules_of_draft_lengths_are_accepted(small_pair, with_triton, monkeypatch, runner, candidates):
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+    given = {"method": "mtad", "model": small_pair[1], **SCHEDULE, **candidates}
+    config = create(small_pair[0], given).speculative_config
+    assert config.num_speculative_tokens_per_batch_size[-1][2] == 0
 
 
 def test_several_candidates_on_v1(small_pair, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -81,6 +82,22 @@ def test_metrics_show_the_speculative_counters(server, client, examples):
         value = re.search(rf"^vllm:spec_decode_{name}_total\{{.*\}} ([0-9.e+]+)$", text, re.MULTILINE)
         assert value, name
         assert float(value[1]) > 0
+    assert "vllm:mtad_call_tokens_bucket" in text
+    assert re.search(r'^vllm:mtad_steps_total\{.*draft_tokens="4".*\} [1-9]', text, re.MULTILINE)
+
+
+def test_every_query_of_the_dashboard_finds_its_series(server, client, examples):
+    """By name, and with the labels that it groups by."""
+    client.completions.create(model="sql", prompt=examples[1].prompt, max_tokens=40, temperature=1.0)
+    text = urllib.request.urlopen(f"{server}/metrics", timeout=10).read().decode()
+    dashboard = json.loads(Path("docs/grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) >= len(dashboard["panels"])
+    for query in queries:
+        for by, series in re.findall(r"by \((\w+)\) \((?:rate\()?(vllm:\w+)", query):
+            assert re.search(rf"^{series}\{{.*{by}=", text, re.MULTILINE), (by, series)
+        for series in re.findall(r"vllm:\w+", query):
+            assert re.search(rf"^{series}\{{.*model_name=", text, re.MULTILINE), series
 
 
 def test_a_request_says_what_it_wants_of_mtad(client, examples):

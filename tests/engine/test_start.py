@@ -22,7 +22,7 @@ def start(small_pair, tmp_path, blocks: int):
 
 
 def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(small_pair, tmp_path):
-    done = start(small_pair, tmp_path, blocks=100)
+    done = start(small_pair, tmp_path, blocks=256)
     assert "STARTED" in done.stdout
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "MTAD" in line and "] MTAD" in line]
     on = [line for line in lines if "MTAD is on" in line]
@@ -31,15 +31,22 @@ def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(small_pair, tmp
         assert part in on[0]
     scratch = [line for line in lines if "MTAD scratch" in line]
     assert len(scratch) == 1
-    assert "64 of 100 KV blocks" in scratch[0]
+    assert "64 of 256 KV blocks" in scratch[0]
+
+
+def test_in_a_small_kv_cache_fewer_requests_are_drafted_at_a_time(small_pair, tmp_path):
+    """A quarter of 67 blocks are 2 requests x 4 beams x 2 blocks."""
+    done = start(small_pair, tmp_path, blocks=67)
+    assert "STARTED" in done.stdout
+    assert "MTAD scratch: 16 of 67 KV blocks" in done.stdout + done.stderr
 
 
 def test_a_kv_cache_too_small_for_the_scratch_ends_the_start_with_what_to_change(small_pair, tmp_path):
-    """8 requests x 4 beams x 2 blocks leave 3 of 67; one request of max_model_len needs 5."""
-    done = start(small_pair, tmp_path, blocks=67)
+    """One request's 4 beams x 2 blocks leave 4 of 12; one request of max_model_len needs 5."""
+    done = start(small_pair, tmp_path, blocks=12)
     assert done.returncode != 0
     errors = [
-        line for line in (done.stdout + done.stderr).splitlines() if "ValueError: The KV cache has 67 blocks" in line
+        line for line in (done.stdout + done.stderr).splitlines() if "ValueError: The KV cache has 12 blocks" in line
     ]
     assert errors
     assert "enlarge the KV cache" in errors[-1]

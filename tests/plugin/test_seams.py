@@ -148,6 +148,11 @@ RELIED_ON = {
         "self.build_per_group_and_layer_attn_metadata(",
     ],
     ("vllm.v1.sample.sampler", "Sampler.apply_logits_processors"): ["predict_bonus_token"],
+    ("vllm.v1.metrics.loggers", "PrometheusStatLogger.record"): ["self.spec_decoding_prom.observe("],
+    ("vllm.v1.spec_decode.metrics", "SpecDecodingStats.observe_draft"): [
+        "self.num_accepted_tokens_per_pos[i] += 1",
+        "self.num_draft_tokens_per_pos[i] += 1",
+    ],
     ("vllm.v1.core.kv_cache_utils", "update_kv_cache_capacity"): [
         "get_kv_cache_capacity(vllm_config, kv_cache_config)"
     ],
@@ -254,6 +259,11 @@ def test_what_the_adapters_rely_on_is_there(module, name):
         ("vllm.v1.spec_decode.draft_model", "DraftModelProposer", ["vllm_config", "device", "runner"]),
         ("vllm.v1.sample.rejection_sampler", "RejectionSampler", ["sampler", "spec_config", "device"]),
         (f"{V2}.spec_decode.standalone_ar.speculator", "StandaloneARSpeculator", ["vllm_config", "device"]),
+        (
+            "vllm.v1.spec_decode.metrics",
+            "SpecDecodingProm",
+            ["speculative_config", "labelnames", "per_engine_labelvalues", "is_diffusion"],
+        ),
     ],
 )
 def test_constructors_still_choose_by_the_configuration(module, name, parameters):
@@ -263,9 +273,9 @@ def test_constructors_still_choose_by_the_configuration(module, name, parameters
 
 
 def overriding_classes():
-    """Every class of the runners and the configuration that derives from one of vLLM's."""
+    """Every class of ours that derives from one of vLLM's."""
     found = []
-    for package in ("vllm_mtad.runners", "vllm_mtad.config"):
+    for package in ("vllm_mtad.runners", "vllm_mtad.config", "vllm_mtad.plugin"):
         root = importlib.import_module(package)
         for info in pkgutil.walk_packages(root.__path__, f"{package}."):
             module = importlib.import_module(info.name)

@@ -163,21 +163,16 @@ def assert_every_row_sees_its_text(batch):
 def test_what_is_kept_stands_in_the_requests_own_blocks(seed):
     batch = step(seed)
     batch.run()
-    starts = SimpleNamespace(query_start_loc_cpu=torch.tensor(batch.starts), num_reqs=len(batch.counts))
     generator = np.random.default_rng(seed)
     kept = [int(generator.integers(0, n)) for n in batch.counts[:-1]] + [0]
     batch.verification.keep(kept)
     for request, row in enumerate(kept[:-1]):
         expected, position = batch.text(request, row)
         assert [int(batch.at(batch.blocks[request], p)) for p in range(position + 1)] == expected
-    rejected = [n - len(batch.path(i, row)) for i, (n, row) in enumerate(zip(batch.counts, kept))]
-    rejected[-1] = 0
-    rows = batch.verification.kept_rows(starts, torch.tensor(rejected))
-    if any(n - 1 > GAMMA for n in batch.counts[:-1]):
-        expected = [[batch.starts[i] + at for at in batch.path(i, row)] for i, row in enumerate(kept[:-1])]
-        assert rows == [*expected, list(range(batch.starts[-2], batch.starts[-1]))]
-    else:
-        assert rows is None
+    of_paths = [[batch.starts[i] + at for at in batch.path(i, row)] for i, row in enumerate(kept[:-1])]
+    prompt = range(batch.starts[-2], batch.starts[-1])
+    as_texts = [range(rows[0], rows[0] + len(rows)) for rows in of_paths] + [prompt]
+    assert list(map(list, batch.verification.kept_rows(as_texts))) == [*of_paths, list(prompt)]
 
 
 def test_the_random_steps_are_what_the_tests_need():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,24 +27,49 @@ def check_draft_path(model: str) -> None:
         raise ValueError(f"speculative_config.model={model!r} is not there: give a model folder or a hub id.")
 
 
-def check_draft_model(config: MTADSpeculativeConfig) -> None:
+def draft_file_problems(folder: Path) -> Iterator[str]:
+    """Weights of a draft that are not there or cut short. A worker would end with a traceback over them.
+
+    Args:
+        folder: of the draft; a hub id is not looked into.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not folder.is_dir():
+        return
+    index = folder / "model.safetensors.index.json"
+    named = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    files = sorted({path.name for path in folder.glob("*.safetensors")} | named)
+    if not files and not any(next(folder.glob(pattern), None) for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf")):
+        yield f"speculative_config.model={str(folder)!r} has no weights: give a folder with *.safetensors files."
+    for name in files:
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            yield f"speculative_config.model={str(folder)!r}: {name} cannot be read ({error}): give it whole."
+
+
+def draft_problems(config: MTADSpeculativeConfig) -> Iterator[str]:
+    """What speaks against the draft model, with this target."""
     draft, target = config.draft_model_config, config.target_model_config
     if feature := unsupported_attention(draft):
-        raise ValueError(
+        yield (
             f"speculative_config.model={config.model!r} uses {feature}: mtad needs a draft with full causal softmax"
             " attention in every layer."
         )
     if draft.is_multimodal_model or draft.uses_mrope:
-        raise ValueError(f"speculative_config.model={config.model!r} is a multimodal model: mtad needs a text draft.")
+        yield f"speculative_config.model={config.model!r} is a multimodal model: mtad needs a text draft."
     same_tokens = _same_tokenizer(target, draft)
+    same_size = target.get_vocab_size() == draft.get_vocab_size()
     sizes = f"{target.get_vocab_size()} (target) and {draft.get_vocab_size()} (draft)"
-    if same_tokens is False or (same_tokens is None and target.get_vocab_size() != draft.get_vocab_size()):
-        raise ValueError(
+    if same_tokens is False or (same_tokens is None and not same_size):
+        yield (
             f"speculative_config.model={config.model!r} has another vocabulary than the target {target.model!r}"
             f" (sizes {sizes}): mtad needs a draft with the target's tokenizer."
         )
-    if target.get_vocab_size() != draft.get_vocab_size():
-        raise ValueError(
+    elif not same_size:
+        yield (
             f"speculative_config.model={config.model!r} has the target's tokenizer, but its vocabulary is padded to"
             f" another size ({sizes}): mtad needs equal padded sizes."
         )

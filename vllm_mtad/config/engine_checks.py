@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, unsupported_attention
-from vllm_mtad.config.refusals import refuse_engine_options
+from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, draft_file_problems, unsupported_attention
+from vllm_mtad.config.errors import refuse
+from vllm_mtad.config.refusals import engine_option_problems
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -17,47 +20,61 @@ V2_MAX_TILE = {4: 64 * 64, 2: 128 * 128}
 size, which counts as 64 at least."""
 
 
+FORMATS_OF_FILES = ("auto", "hf", "safetensors")
+"""vLLM's load formats that read files of the model's folder, and whole."""
+
+
 def check_engine(config: VllmConfig) -> None:
+    """
+    Raises:
+        ValueError: all that cannot be combined with mtad, each in one sentence.
+    """
+    refuse(engine_problems(config))
+
+
+def engine_problems(config: VllmConfig) -> Iterator[str]:
     speculative: Any = config.speculative_config
     window = min(config.model_config.max_model_len, speculative.draft_model_config.max_model_len)
     gamma = speculative.options.num_speculative_tokens
     if gamma >= window:
-        raise ValueError(
+        yield (
             f"speculative_config.num_speculative_tokens={gamma} does not fit in the models' length of {window} tokens:"
             " give less than that."
         )
     feature = unsupported_attention(config.model_config)
     if feature in (RECURRENT, SLIDING, MLA):
-        raise ValueError(
+        yield (
             f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
             " 'mtad': its KV cache and the draft's would be of several kinds."
         )
-    refuse_engine_options(config)
-    _check_candidates(config)
+    yield from engine_option_problems(config)
+    if config.load_config.load_format in FORMATS_OF_FILES:
+        yield from draft_file_problems(Path(speculative.draft_model_config.model))
+    yield from _problems_of_candidates(config)
     if config.use_v2_model_runner:
-        _check_v2_sizes(config)
-        _check_v2_tile(config)
-        _check_graphs_of_candidates(config)
+        yield from _problems_of_v2_sizes(config)
+        yield from _problems_of_v2_tile(config)
+        yield from _problems_of_graphs(config)
     else:
-        _check_v1_rows(config)
+        yield from _problems_of_v1_rows(config)
 
 
-def _check_v1_rows(config: VllmConfig) -> None:
+def _problems_of_v1_rows(config: VllmConfig) -> Iterator[str]:
     beam_width: int = config.speculative_config.options.beam_width  # type: ignore[union-attr]
     budget = config.scheduler_config.max_num_batched_tokens
     if beam_width > budget:
-        raise ValueError(
+        yield (
             f"speculative_config.beam_width={beam_width} is larger than max_num_batched_tokens={budget}: a request's"
             " beams must fit in one step."
         )
 
 
-def _check_v2_sizes(config: VllmConfig) -> None:
+def _problems_of_v2_sizes(config: VllmConfig) -> Iterator[str]:
     speculative: Any = config.speculative_config
     options = speculative.options
     for name, most in (("beam_width", V2_MAX_BEAM_WIDTH), ("num_speculative_tokens", V2_MAX_DRAFT_LENGTH)):
         if (value := getattr(options, name)) > most:
-            raise ValueError(
+            yield (
                 f"speculative_config.{name}={value} is not accepted by mtad on Model Runner V2: give at most {most}."
             )
 
@@ -68,7 +85,7 @@ def widest_beams(num_heads: int, num_kv_heads: int, head_size: int, itemsize: in
     return V2_MAX_TILE[itemsize] // head_tile // (num_heads // num_kv_heads)
 
 
-def _check_v2_tile(config: VllmConfig) -> None:
+def _problems_of_v2_tile(config: VllmConfig) -> Iterator[str]:
     from vllm.platforms import current_platform
 
     speculative: Any = config.speculative_config
@@ -82,13 +99,13 @@ def _check_v2_tile(config: VllmConfig) -> None:
         ways = [f"at most {most}"] if most else []
         ways += ["dtype='bfloat16' or 'float16'"] if draft.dtype.itemsize == 4 else []
         give = f"give {', or '.join(ways)}" if ways else "it has too many query heads a KV head, or too large ones"
-        raise ValueError(
+        yield (
             f"speculative_config.beam_width={beam_width} with dtype={str(draft.dtype).split('.')[-1]!r} is"
             f" not accepted by mtad for this draft on a GPU: {give}."
         )
 
 
-def _check_candidates(config: VllmConfig) -> None:
+def _problems_of_candidates(config: VllmConfig) -> Iterator[str]:
     options = config.speculative_config.options  # type: ignore[union-attr]
     if options.num_candidates == 1:
         return
@@ -96,20 +113,20 @@ def _check_candidates(config: VllmConfig) -> None:
     budget, window = config.scheduler_config.max_num_batched_tokens, config.model_config.max_model_len
     for name, most in (("max_num_batched_tokens", budget), ("max_model_len", window)):
         if rows > most:
-            raise ValueError(
+            yield (
                 f"speculative_config.num_candidates={options.num_candidates} does not fit: {options.num_candidates}"
                 f" candidates of {options.num_speculative_tokens} tokens are {rows} rows, and {name} is {most}."
             )
 
 
-def _check_graphs_of_candidates(config: VllmConfig) -> None:
+def _problems_of_graphs(config: VllmConfig) -> Iterator[str]:
     from vllm.config.compilation import CUDAGraphMode
 
     options = config.speculative_config.options  # type: ignore[union-attr]
     if options.num_candidates == 1:
         return
     if config.compilation_config.cudagraph_mode == CUDAGraphMode.FULL:
-        raise ValueError(
+        yield (
             f"cudagraph_mode='FULL' cannot be combined with speculative_config.num_candidates={options.num_candidates}:"
             " it accepts FULL_AND_PIECEWISE, FULL_DECODE_ONLY, PIECEWISE and NONE."
         )

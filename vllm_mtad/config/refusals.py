@@ -6,7 +6,7 @@ Rows with a value that needs arithmetic to be judged are in `engine_checks`; wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,26 +36,28 @@ FIELDS = (
     FieldRefusal("rejection_sample_method", "standard", "mtad has its own test, chosen by acceptance"),
     FieldRefusal("draft_sample_method", "greedy", "mtad has its own drafting, chosen by draft_sampling"),
     FieldRefusal("use_local_argmax_reduction", False, "beams need more than the largest logit"),
-    FieldRefusal("enable_adaptive_verification", False, "it is for dspark"),
+    FieldRefusal(
+        "enable_adaptive_verification",
+        False,
+        "it trims drafts by how likely each is to be accepted, which mtad's beams do not estimate",
+    ),
 )
 
 
-def refuse_fields(given: Mapping[str, Any]) -> None:
+def field_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """
     Args:
         given: the fields that the user gave, with the target's configuration.
-    Raises:
-        ValueError: for the first row that is refused.
     """
     for row in FIELDS:
         if (value := given.get(row.field, row.accepted)) != row.accepted:
-            raise ValueError(
+            yield (
                 f"speculative_config.{row.field}={value!r} cannot be combined with mtad ({row.why}): leave it at"
                 f" {row.accepted!r}."
             )
     tensor_parallel = given["target_parallel_config"].tensor_parallel_size
     if (value := given.get("draft_tensor_parallel_size")) not in (None, tensor_parallel):
-        raise ValueError(
+        yield (
             f"speculative_config.draft_tensor_parallel_size={value} is not accepted by mtad: leave it out or give the"
             f" target's tensor_parallel_size, {tensor_parallel}."
         )
@@ -92,14 +94,6 @@ def _draft_backend(config: VllmConfig) -> str | None:
     return None if backend is None else backend.name
 
 
-def _schedule_of_other_lengths(config: VllmConfig) -> Any:
-    """V1 drafts the same number of tokens at every batch size; what chooses between one candidate and all stays."""
-    speculative: Any = config.speculative_config
-    schedule = speculative.num_speculative_tokens_per_batch_size or ()
-    own = (speculative.options.num_speculative_tokens, speculative.options.num_nodes)
-    return schedule if any(length not in own for _, _, length in schedule) else None
-
-
 ENGINE = (
     EngineRefusal("", "pipeline_parallel_size={}", lambda c: c.parallel_config.pipeline_parallel_size, "1", _above_one),
     EngineRefusal("", "data_parallel_size={}", lambda c: c.parallel_config.data_parallel_size, "1", _above_one),
@@ -129,12 +123,6 @@ ENGINE = (
         "Model Runner V1 (VLLM_USE_V2_MODEL_RUNNER=0) on a GPU",
         lambda c: not current_platform.is_cpu(),
         "Model Runner V2",
-    ),
-    EngineRefusal(
-        "v1",
-        "speculative_config.num_speculative_tokens_per_batch_size={} on Model Runner V1",
-        _schedule_of_other_lengths,
-        "a schedule of draft lengths on V2 only",
     ),
     EngineRefusal(
         "v1",
@@ -170,15 +158,11 @@ ENGINE = (
 )
 
 
-def refuse_engine_options(config: VllmConfig) -> None:
-    """
-    Raises:
-        ValueError: for the first row that is refused.
-    """
+def engine_option_problems(config: VllmConfig) -> Iterator[str]:
     runner = "v2" if config.use_v2_model_runner else "v1"
     for row in ENGINE:
         if row.runner in ("", runner) and row.is_refused(value := row.value(config)):
-            raise ValueError(
+            yield (
                 f"{row.what.format(value)} cannot be combined with speculative method 'mtad': it accepts"
                 f" {row.accepted}."
             )

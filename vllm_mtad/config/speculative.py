@@ -14,9 +14,9 @@ from vllm.config.speculative import SpeculativeConfig
 from vllm_mtad.config import checks
 from vllm_mtad.config.candidate_schedule import schedule_of_nodes, with_candidate_rows
 from vllm_mtad.config.draft_table import find_draft
-from vllm_mtad.config.errors import one_sentence
+from vllm_mtad.config.errors import one_sentence, refuse
 from vllm_mtad.config.options import METHOD, OWN_FIELDS, MTADOptions
-from vllm_mtad.config.refusals import refuse_fields
+from vllm_mtad.config.refusals import field_problems
 
 
 class MTADSpeculativeConfig(SpeculativeConfig):
@@ -39,7 +39,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
             ValueError: one sentence that names a field, its value and what is accepted.
         """
         options = with_candidate_rows(MTADOptions.from_mapping(given))
-        refuse_fields(given)
+        refuse(field_problems(given))
         target = given["target_model_config"]
         model = given.get("model") or find_draft(target.model, getattr(target.hf_config, "mtad_draft", None))
         checks.check_draft_path(model)
@@ -67,13 +67,13 @@ class MTADSpeculativeConfig(SpeculativeConfig):
             )
         self.method = METHOD
         self.options, self.lossy, self.accepts_logit_bias = options, True, False
-        checks.check_draft_model(self)
+        refuse(checks.draft_problems(self))
 
     def uses_draft_model(self) -> bool:
         return True
 
     def verify_equal_vocab_size_if_draft_model(self) -> None:
-        """Do nothing: `checks.check_draft_model` compares the vocabularies."""
+        """Do nothing: `checks.draft_problems` compares the vocabularies."""
 
     def __repr__(self) -> str:
         return f"{SpeculativeConfig.__repr__(self)[:-1]}, options={self.options})"

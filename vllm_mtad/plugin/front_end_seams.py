@@ -13,6 +13,9 @@ from vllm_mtad.plugin.availability import check_available
 
 logger = logging.getLogger("vllm.mtad")
 
+CPU_BLOCK_SIZE = 32
+"""The smallest that vLLM's CPU attention is optimized for."""
+
 
 def accept_bare_method(add_cli_args: Callable) -> Callable:
     """Accept `--speculative-config mtad`, and list MTAD's fields in `--help`."""
@@ -59,6 +62,7 @@ def check_engine_config(create_engine_config: Callable) -> Callable:
         if not _asks_for_mtad(self):
             return create_engine_config(self, *args, **kwargs)
         check_available()
+        _choose_block_size(self)
         config = _in_one_sentence(create_engine_config, self, *args, **kwargs)
         from vllm_mtad.config.engine_checks import check_engine
 
@@ -68,6 +72,14 @@ def check_engine_config(create_engine_config: Callable) -> Callable:
         return config
 
     return with_checks
+
+
+def _choose_block_size(engine_args: Any) -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and engine_args.block_size is None:
+        engine_args.block_size = CPU_BLOCK_SIZE
+        logger.info("MTAD takes block_size=%d: each beam copies whole blocks, and vLLM's are 128 here.", CPU_BLOCK_SIZE)
 
 
 def check_speculative_config(create_speculative_config: Callable) -> Callable:

@@ -65,6 +65,11 @@ def _of_sampler(sampler: Any = None, spec_config: Any = None, *args: Any, **kwar
     return is_mtad(spec_config)
 
 
+def _of_metrics(speculative_config: Any = None, *args: Any, **kwargs: Any) -> bool:
+    """Whether the arguments of SpecDecodingProm ask for mtad."""
+    return is_mtad(speculative_config)
+
+
 SEAMS = (
     Seam(
         "vllm.engine.arg_utils",
@@ -112,6 +117,15 @@ SEAMS = (
         front_end_seams.accept_sampling_parameters,
         why="vLLM refuses min-p and logit bias with any speculation; mtad applies them at every row (logit bias on V2)",
         remove_when="vLLM asks the speculative method which sampling parameters it supports",
+    ),
+    Seam(
+        "vllm.v1.spec_decode.metrics",
+        "SpecDecodingProm.__new__",
+        subclass_for_mtad("vllm_mtad.plugin.metrics:MTADMetrics", _of_metrics),
+        why="tokens a call and draft lengths in /metrics; an entry of `vllm.stat_logger_plugins` turns statistics on"
+        " for every method, whatever --disable-log-stats says",
+        remove_when="vLLM asks a speculative method for its metrics, or loads stat loggers without that effect",
+        is_static=True,
     ),
     Seam(
         "vllm.v1.engine.core",

@@ -1,4 +1,4 @@
-"""`main` runs the `vllm-mtad` command: `tune` or `demo`."""
+"""`main` runs the `vllm-mtad` command: `doctor`, `tune` or `demo`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import shlex
 import sys
 from pathlib import Path
 
+from vllm_mtad.tools.doctor import add_doctor, diagnose
 from vllm_mtad.tools.tune.arguments import add_tune
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command. The exit status is 2 if what the user gave cannot be used, 1 if the target does not run."""
+    """Run the command. The exit status is 2 if what the user gave cannot be used; 1 if the target does not run, or if
+    the doctor says so.
+    """
     parser = argparse.ArgumentParser(prog="vllm-mtad", description="MTAD (Multi-Token Assisted Decoding) for vLLM.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)
     add_tune(commands)
-    args = parser.parse_args(argv)
-    try:
-        import rich  # noqa: F401
-    except ImportError:
-        sys.exit(f"vllm-mtad {args.command} needs more packages: pip install 'vllm-mtad[tools]'")
+    add_doctor(commands)
+    args, others = parser.parse_known_args(argv)
+    if others and args.command != "doctor":
+        parser.error(f"unrecognized arguments: {shlex.join(others)}")
+    if args.command != "doctor":
+        try:
+            import rich  # noqa: F401
+        except ImportError:
+            sys.exit(f"vllm-mtad {args.command} needs more packages: pip install 'vllm-mtad[tools]'")
     from vllm_mtad.tools.harness.engines import quiet_vllm
 
     quiet_vllm()
@@ -32,11 +39,17 @@ def main(argv: list[str] | None = None) -> None:
             from vllm_mtad.tools.demo.run import run_demo
 
             run_demo(args.pair, args.num_prompts, args.compiled, args.json, command)
+        elif args.command == "doctor":
+            diagnosis = diagnose(args.target, args.draft, others)
+            print(diagnosis)
+            sys.exit(1 if diagnosis.reasons else 0)
         else:
             from vllm_mtad.tools.tune.run import run_tune
+            from vllm_mtad.tools.tune.schedule_run import run_schedule
             from vllm_mtad.tools.tune.settings import Settings
 
-            run_tune(Settings.from_arguments(args), command)
+            run = run_schedule if args.schedule else run_tune
+            run(Settings.from_arguments(args), command)
     except (InputError, TargetError) as error:
         print(f"vllm-mtad {args.command}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -60,7 +60,7 @@ def test_sampling_is_the_same_for_all():
 
 
 def test_the_command_line_survives_a_shell():
-    line = command_line(candidate(1.5, LIKELIER, gamma=6, tau=0.1), "it's a folder/draft")
+    line = command_line(candidate(1.5, LIKELIER, gamma=6, tau=0.1).method, "it's a folder/draft")
     option, value = shlex.split(line)
     assert option == "--speculative-config"
     assert json.loads(value) == {
@@ -70,10 +70,10 @@ def test_the_command_line_survives_a_shell():
         "beam_width": 4,
         "acceptance_threshold": 0.1,
     }
-    assert command_line(candidate(1.5, LIKELIER), "d").startswith(
+    assert command_line(candidate(1.5, LIKELIER).method, "d").startswith(
         """--speculative-config '{"method": "mtad", "model": """
     )
-    assert command_line(target(), "d") is None
+    assert command_line(target().method, "d") is None
 
 
 def test_ratios_are_taken_round_by_round():

@@ -17,14 +17,16 @@ from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
-from vllm.v1.spec_decode.utils import compute_new_slot_mapping
 
 from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft, chosen_slots
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.tree import DraftTree, draft_tree
 from vllm_mtad.algorithm.warp import warp
 from vllm_mtad.config.refusals import split_blocks
+from vllm_mtad.runners.not_finite import warn_of_states
 from vllm_mtad.runners.v1.beam_cache import BeamCache
+from vllm_mtad.runners.v1.draft_holes import DraftHoles
+from vllm_mtad.runners.v1.first_pass import FirstPassPlan, TargetStep
 from vllm_mtad.runners.v1.handover import DraftHandover
 from vllm_mtad.runners.v1.request_table import RequestTable
 from vllm_mtad.runners.v1.scratch import ScratchPlan
@@ -43,6 +45,9 @@ class MTADProposer(DraftModelProposer):
         self.options = self.speculative_config.options
         self.requests = RequestTable(runner, self.options)
         self._verification: TreeVerification | None = None
+        self._holes: DraftHoles | None = None
+        """From the first round without drafts on."""
+        self._is_warned = False
         self._draft_limit = self.draft_model_config.max_model_len
 
     # -- set-up ---------------------------------------------------------------------------------------
@@ -81,10 +86,12 @@ class MTADProposer(DraftModelProposer):
 
     def _cache(self, max_blocks: int) -> BeamCache:
         if self._beam_cache is None:  # the KV cache is bound after the attention backend is initialised
-            layers = self.compilation_config.static_forward_context
-            kv_caches = [layers[name].kv_cache for name in self._draft_attn_layer_names]
+            kv_caches = [self._layer_kv(name) for name in self._draft_attn_layer_names]
             self._beam_cache = BeamCache(self._plan, kv_caches, max_blocks, self.block_size)
         return self._beam_cache
+
+    def _layer_kv(self, name: str) -> torch.Tensor:
+        return self.compilation_config.static_forward_context[name].kv_cache
 
     # -- a drafting round -----------------------------------------------------------------------------
 
@@ -105,30 +112,38 @@ class MTADProposer(DraftModelProposer):
         """Each request's draft tokens; their log q waits in `take_last_draft_probs`.
 
         Args:
-            num_speculative_tokens: more than those of one candidate asks for trees.
+            num_speculative_tokens: more than those of one candidate asks for trees, 0 for no drafts.
 
         Returns:
-            `[num_reqs, gamma]`; or, of each request, a list of its tree's tokens, or of none if it wants no drafts.
+            `[num_reqs, num_speculative_tokens]`; or, of each request, a list of its tree's tokens, or of none if it has
+            no drafts.
         """
-        num_tokens, last_tokens, metadata = self.set_inputs_first_pass(
-            target_token_ids=target_token_ids,
-            next_token_ids=next_token_ids,
-            target_positions=target_positions,
-            target_hidden_states=target_hidden_states,
-            token_indices_to_sample=token_indices_to_sample,
-            cad=common_attn_metadata,
-            num_rejected_tokens_gpu=num_rejected_tokens_gpu,
-        )
-        last_tokens = last_tokens.long()
-        # The first pass runs in every step: accepted tokens have draft KV in scratch only, until it rewrites them.
-        lengths = self.positions[last_tokens] + 1
-        hidden = self._forward(num_tokens, metadata, draft_index=0)[last_tokens]
         self.requests.refresh()
+        step = TargetStep.of(
+            common_attn_metadata,
+            target_token_ids,
+            target_positions,
+            next_token_ids,
+            num_rejected_tokens_gpu,
+            self.block_size,
+        )
+        wants_drafts = ~self.requests.undrafted
+        if num_speculative_tokens == 0 or not wants_drafts.any():
+            return self._leave_out(step)
+        plan = self._plan_first_pass(step, wants_drafts)
+        last_rows, metadata = self._set_first_pass(plan, step)
+        # Accepted tokens have draft KV in scratch only, until this pass rewrites them.
+        hidden = self._forward(metadata.num_actual_tokens, metadata, draft_index=0)[last_rows]
+        if not self._is_warned:  # here, as weights may be packed on a CPU
+            self._is_warned = warn_of_states(hidden, self.speculative_config.model)
+        lengths = torch.from_numpy(plan.ends)
 
         gamma = self.options.num_speculative_tokens
         as_trees = num_speculative_tokens > gamma
+        gamma = min(gamma, num_speculative_tokens)
         drafts = DraftTree.empty(len(lengths), gamma, self.options.num_candidates if as_trees else 1, self.device)
-        for group in self._groups(len(lengths)):
+        is_drafted = wants_drafts & plan.is_complete
+        for group in self._groups(is_drafted):
             drafts.put(group, self._draft(group, hidden, lengths, drafts, metadata))
         # Past the draft model's window a request has no q, which costs the others nothing.
         depths = torch.tensor(drafts.depths, device=self.device)
@@ -136,79 +151,60 @@ class MTADProposer(DraftModelProposer):
         self._last_draft_probs = drafts.log_q
         if as_trees:
             drafts.tokens[:, gamma:].masked_fill_(self.requests.chain_only[:, None], -1)
-        if self._verification is not None:
-            self._verification.expect(self.runner.input_batch.req_ids.copy(), drafts if as_trees else None)
-        if not as_trees and not self.requests.undrafted.any():
+        self._expect(drafts if as_trees else None)
+        if not as_trees and is_drafted.all():
             return drafts.tokens.clamp(min=0)
         return [[token for token in tokens if token >= 0] for tokens in drafts.tokens.tolist()]
 
-    def set_inputs_first_pass(
-        self,
-        target_token_ids: torch.Tensor,
-        next_token_ids: torch.Tensor,
-        target_positions: torch.Tensor,
-        target_hidden_states: torch.Tensor,
-        token_indices_to_sample: torch.Tensor | None,
-        cad: CommonAttentionMetadata,
-        num_rejected_tokens_gpu: torch.Tensor | None,
-    ) -> tuple[int, torch.Tensor, CommonAttentionMetadata]:
-        """As vLLM's, which shows the draft model a step's rows as they stand; after a step with trees, only those rows
-        whose tokens are committed. Each request's newest token comes behind its rows.
-        """
-        kept_rows = None
-        if self._verification is not None:
-            kept_rows = self._verification.kept_rows(cad, num_rejected_tokens_gpu)
-        if kept_rows is None:
-            return super().set_inputs_first_pass(
-                target_token_ids,
-                next_token_ids,
-                target_positions,
-                target_hidden_states,
-                token_indices_to_sample,
-                cad,
-                num_rejected_tokens_gpu,
-            )
-        counts = torch.tensor([len(rows) + 1 for rows in kept_rows])
-        starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
-        num_tokens, last = int(starts[-1]), starts[1:] - 1
-        source = torch.tensor([row for rows in kept_rows for row in (*rows, rows[-1])])
-        positions = target_positions[source]
-        positions[last] += 1
-        self.input_ids[:num_tokens] = target_token_ids[source]
-        self.input_ids[last] = next_token_ids
-        self.positions[:num_tokens] = positions
-        seq_lens = positions[last] + 1
-        metadata = cad.replace(
-            query_start_loc=starts,
-            query_start_loc_cpu=starts,
-            seq_lens=seq_lens.int(),
-            seq_lens_cpu_upper_bound=None,
-            num_actual_tokens=num_tokens,
-            max_query_len=int(counts.max()),
-            max_seq_len=int(seq_lens.max()),
-            _num_computed_tokens_cache=None,
-            _token_to_req_indices_cache=None,
-        )
-        metadata.slot_mapping = compute_new_slot_mapping(
-            cad=metadata,
-            new_positions=positions,
-            is_rejected_token_mask=torch.zeros(num_tokens, dtype=torch.bool),
-            block_size=self.block_size,
-            num_new_tokens=0,
-            max_model_len=self.max_model_len,
-        )
-        return num_tokens, last, metadata
+    def _leave_out(self, step: TargetStep) -> list[list[int]]:
+        """A round without drafts: nothing of the draft model runs, which later has to read what it missed."""
+        self._draft_holes().open(step.block_table, step.begins, step.ends)
+        self._last_draft_probs = None  # type: ignore[assignment]
+        self._expect(None)
+        return [[] for _ in step.begins]
 
-    def _groups(self, num_reqs: int) -> Iterator[slice | torch.Tensor]:
-        """The requests to draft for, as many at a time as there is scratch; partial prefills, and requests that want no
-        drafts, are left out.
+    def _expect(self, trees: DraftTree | None) -> None:
+        if self._verification is not None:
+            self._verification.expect(self.runner.input_batch.req_ids.copy(), trees)
+
+    def _draft_holes(self) -> DraftHoles:
+        if self._holes is None:
+            kv, *_ = (self._layer_kv(name) for name in self._draft_attn_layer_names)
+            self._holes = DraftHoles(kv.shape[0], self.block_size)
+        return self._holes
+
+    def _plan_first_pass(self, step: TargetStep, wants_drafts: np.ndarray) -> FirstPassPlan:
+        """What the draft model reads in this round; the account of what it has missed follows."""
+        if self._holes is None:  # it has never missed anything
+            return FirstPassPlan.of(step, step.begins, wants_drafts, self.max_num_tokens)
+        begins = self._holes.first(step.block_table, step.begins)
+        plan = FirstPassPlan.of(step, begins, wants_drafts, self.max_num_tokens)
+        behind = ~plan.is_complete
+        self._holes.open(step.block_table[behind], step.begins[behind], step.ends[behind])
+        self._holes.fill(step.block_table, plan.begins, np.minimum(plan.ends, step.ends), plan.is_complete)
+        return plan
+
+    def _set_first_pass(self, plan: FirstPassPlan, step: TargetStep) -> tuple[torch.Tensor, CommonAttentionMetadata]:
+        """(each request's last row, attention metadata) of the first pass, whose tokens and positions are set."""
+        kept_rows = step.kept_rows if self._verification is None else self._verification.kept_rows(step.kept_rows)
+        metadata = plan.metadata(step, self.block_size, self.max_model_len)
+        num_tokens = metadata.num_actual_tokens
+        self.input_ids[:num_tokens] = plan.tokens(step, kept_rows, self.runner.input_batch.token_ids_cpu)
+        self.positions[:num_tokens] = torch.from_numpy(plan.positions()[1])
+        return torch.from_numpy(plan.last_rows), metadata
+
+    def _groups(self, is_drafted: np.ndarray) -> Iterator[slice | torch.Tensor]:
+        """The requests to draft for, as many at a time as there is scratch; partial prefills are left out.
+
+        Args:
+            is_drafted: bool `[num_reqs]`, those that can be and want to be drafted for.
         """
-        size = self._plan.requests_in_flight
-        left_out = self.runner.discard_request_mask.np[:num_reqs] | self.requests.undrafted
-        if not left_out.any():
+        size, num_reqs = self._plan.requests_in_flight, len(is_drafted)
+        is_active = is_drafted & ~self.runner.discard_request_mask.np[:num_reqs]
+        if is_active.all():
             yield from (slice(at, min(at + size, num_reqs)) for at in range(0, num_reqs, size))
             return
-        active = torch.from_numpy(np.flatnonzero(~left_out)).to(self.device)
+        active = torch.from_numpy(np.flatnonzero(is_active)).to(self.device)
         yield from active.split(size) if len(active) else ()
 
     def _draft(
@@ -326,6 +322,8 @@ class MTADProposer(DraftModelProposer):
             row_of = {req_id: row for row, req_id in enumerate(req_ids)}
             rows = torch.tensor([row_of.get(req_id, -1) for req_id in batch.req_ids]).to(self.device)
             log_q = log_q[rows].masked_fill_((rows < 0)[:, None], torch.inf)
+        if (missing := self.options.num_speculative_tokens - log_q.shape[1]) > 0:  # a schedule's shorter drafts
+            log_q = torch.nn.functional.pad(log_q, (0, missing), value=torch.inf)
         table = self.requests
         joint_greedy = self.options.greedy == "joint"
         return DraftHandover(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_ROWS_IN_FLIGHT = 256
 """Beam rows drafted at a time; larger batches are drafted in groups. At this size a draft step is no longer
 bound by reading the weights, so more rows would cost scratch memory and save nothing."""
+MAX_SHARE_OF_BEAMS = 0.25
+"""Of the KV cache, that beams take at most (but for one request's, which they always do): the rest is for texts."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,16 @@ class ScratchPlan:
 
     @classmethod
     def of(cls, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> ScratchPlan:
+        """The plan of a KV cache."""
+        block_size = min(group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups)
+        return cls.of_blocks(vllm_config, block_size, kv_cache_config.num_blocks)
+
+    @classmethod
+    def of_blocks(cls, vllm_config: VllmConfig, block_size: int, total: int | None) -> ScratchPlan:
+        """`total`: the blocks of the KV cache; None for as many as it takes."""
         options = vllm_config.speculative_config.options  # type: ignore[union-attr]
         scheduler = vllm_config.scheduler_config
         rows = min(MAX_ROWS_IN_FLIGHT, scheduler.max_num_batched_tokens)
-        block_size = min(group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups)
         # After up to block_size - 1 tokens of the request's partial block, KV of gamma - 1 tokens: the last
         # drafted token needs none. With gamma = 1 there is no beam row at all.
         tail = options.num_speculative_tokens - 1
@@ -48,11 +56,17 @@ class ScratchPlan:
         assert options.max_candidate_rows is not None  # the configuration has filled it in
         trees = min(scheduler.max_num_seqs, options.max_candidate_rows // (options.num_nodes + 1))
         others = options.num_nodes - options.num_speculative_tokens
+        blocks_per_beam = cdiv(block_size - 1 + tail, block_size) if tail else 0
+        needed_by_one = cdiv(vllm_config.model_config.max_model_len, block_size) + 1
+        requests = min(scheduler.max_num_seqs, rows // options.beam_width)
+        if tail and total is not None:
+            most_blocks = min(int(total * MAX_SHARE_OF_BEAMS), total - needed_by_one)
+            requests = min(requests, most_blocks // (options.beam_width * blocks_per_beam))
         return cls(
-            requests_in_flight=min(scheduler.max_num_seqs, max(1, rows // options.beam_width)),
+            requests_in_flight=max(1, requests),
             beam_width=options.beam_width,
-            blocks_per_beam=cdiv(block_size - 1 + tail, block_size) if tail else 0,
-            blocks_needed_by_one_request=cdiv(vllm_config.model_config.max_model_len, block_size) + 1,
+            blocks_per_beam=blocks_per_beam,
+            blocks_needed_by_one_request=needed_by_one,
             branches=trees * others,
             blocks_per_branch=cdiv(block_size + options.num_speculative_tokens, block_size) if others else 0,
         )
@@ -74,8 +88,8 @@ class ScratchPlan:
             raise ValueError(
                 f"The KV cache has {num_blocks} blocks, of which mtad's scratch takes {self.num_blocks}, and one"
                 f" request of max_model_len needs {self.blocks_needed_by_one_request}: enlarge the KV cache"
-                " (gpu_memory_utilization, or VLLM_CPU_KVCACHE_SPACE on a CPU), or lower speculative_config.beam_width"
-                " or num_candidates, max_num_seqs, max_model_len or block_size."
+                " (VLLM_CPU_KVCACHE_SPACE), or lower speculative_config.beam_width or num_candidates, max_model_len or"
+                " block_size."
             )
         return left
 

@@ -165,23 +165,13 @@ class TreeVerification:
         if self._branches:
             self._cache().adopt(self._branches, kept, self._own_blocks)
 
-    def kept_rows(self, common: CommonAttentionMetadata, rejected: torch.Tensor | None) -> list[list[int]] | None:
-        """Each request's rows of the step whose tokens are committed now; None if all are texts.
-
-        Args:
-            common: vLLM's metadata of the step.
-            rejected: `[num_reqs]`, how many of each request's rows are not kept; None for none.
-        """
-        if not self._branches:
-            return None
-        starts = common.query_start_loc_cpu.tolist()
-        num_rejected = [0] * common.num_reqs if rejected is None else rejected.tolist()
-        return [
-            [starts[request] + row for row in self.verified[request].path(self._kept[request])]
-            if request in self._branches
-            else list(range(starts[request], starts[request + 1] - num_rejected[request]))
-            for request in range(len(num_rejected))
-        ]
+    def kept_rows(self, of_texts: Sequence[range]) -> list[Sequence[int]]:
+        """Each request's rows of the step whose tokens are kept; `of_texts`: as if there were no trees."""
+        rows: list[Sequence[int]] = list(of_texts)
+        for request in self._branches:
+            first = of_texts[request][0]
+            rows[request] = [first + row for row in self.verified[request].path(self._kept[request])]
+        return rows
 
     def _cache(self) -> BranchCache:
         if self._branch_cache is None:  # the KV cache is bound after the metadata builders are made

@@ -31,6 +31,7 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
 from vllm_mtad.config.refusals import split_blocks
+from vllm_mtad.runners.not_finite import warn_of_weights
 from vllm_mtad.runners.v2.attention_stand_in import check_layer, check_page_layout
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
@@ -83,6 +84,7 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     def load_model(self, target_model: nn.Module) -> None:
         super().load_model(target_model)
+        warn_of_weights(self.model, self.speculative_config.model)
         found = get_layers_from_vllm_config(self.vllm_config, AttentionLayerBase)
         layers = [found[name] for name in sorted(self.draft_attn_layer_names)]
         for layer in layers:

@@ -9,6 +9,7 @@ from typing import Any
 from vllm_mtad.config.options import METHOD, MTADOptions
 
 DEFAULT = MTADOptions()
+SCHEDULE = "num_speculative_tokens_per_batch_size"
 _SYMBOLS = {"num_speculative_tokens": "γ", "beam_width": "B", "acceptance_threshold": "τ", "num_candidates": "C"}
 
 
@@ -64,7 +65,8 @@ class Method:
             return f"{self.family} γ={self.num_speculative_tokens}" if config else "target alone"
         more = [f"C={config['num_candidates']}"] if config["num_candidates"] > 1 else []
         gamma, width, tau = (config[name] for name in list(_SYMBOLS)[:3])
-        return " ".join([f"MTAD γ={gamma} B={width} τ={tau:g}", *more])
+        lengths = f"γ≤{gamma} by schedule" if SCHEDULE in config else f"γ={gamma}"
+        return " ".join([f"MTAD {lengths} B={width} τ={tau:g}", *more])
 
     @property
     def has_draft_model(self) -> bool:
@@ -74,7 +76,8 @@ class Method:
         """What vLLM is given; `draft` is the draft model's folder or hub id."""
         if self.speculative is None:
             return None
-        return dict(self.speculative) | ({"model": draft} if self.has_draft_model else {})
+        config = dict(self.speculative) | ({"model": draft} if self.has_draft_model else {})
+        return config | ({SCHEDULE: list(config[SCHEDULE])} if SCHEDULE in config else {})
 
 
 def _method(
@@ -109,12 +112,17 @@ def ngram(num_speculative_tokens: int = DEFAULT.num_speculative_tokens, sampling
     return _method("ngram", "n-gram", config, sampling, [])
 
 
-def mtad(options: MTADOptions = DEFAULT, sampling: Sampling = PAPER) -> Method:
-    """MTAD; the name says what differs from its defaults."""
+def mtad(
+    options: MTADOptions = DEFAULT, sampling: Sampling = PAPER, schedule: Sequence[tuple[int, int, int]] | None = None
+) -> Method:
+    """MTAD; the name says what differs from its defaults. `schedule`: vLLM's, of draft lengths by batch size."""
     values = {f.name: value for f in fields(options) if (value := getattr(options, f.name)) is not None}
     differences = [
         f"{_SYMBOLS[name]}={value}" if name in _SYMBOLS else f"{name}={value}"
         for name, value in values.items()
         if value != getattr(DEFAULT, name)
     ]
+    if schedule is not None:
+        values[SCHEDULE] = tuple(schedule)
+        differences.append("by schedule")
     return _method(METHOD, "MTAD", values | {"method": METHOD}, sampling, differences)

@@ -41,6 +41,7 @@ def add_tune(commands: argparse._SubParsersAction) -> None:
     add("--draft", help="folder or hub id of a model with the target's tokenizer (default: what mtad takes by itself)")
     add("--prompts", required=True, type=Path, metavar="FILE", help="text, a prompt a line; or .jsonl: prompt, answer")
     add("--chat", action="store_true", help="a prompt is a user's message in the target's chat template")
+    add("--schedule", action="store_true", help="recommend a draft length for every batch size, by speed alone")
     add("--wish", nargs="+", default=["fastest"], metavar="WISH", help="fastest (default), likeliest, budget")
     add("--slowdown", type=float, help="of budget, in [0, 1) (default 0.05)")
     add("--any-speed", action="store_true", help="likeliest may be slower than the target alone")
@@ -48,7 +49,10 @@ def add_tune(commands: argparse._SubParsersAction) -> None:
     add("--json", type=Path, metavar="FILE", help="also write everything here, completions included")
     given = tune.add_argument_group("how you serve")
     add = given.add_argument
-    add("--concurrency", nargs="+", type=int, default=[1], metavar="N", help="in flight; one choice each (default 1)")
+    in_flight = (
+        "in flight; one choice each (default 1; with --schedule 1 2 4 ... up to max_num_seqs of --engine, or 64)"
+    )
+    add("--concurrency", nargs="+", type=int, metavar="N", help=in_flight)
     add("--max-tokens", type=int, default=128, help="of a completion (default %(default)s)")
     add("--temperature", type=float, default=1.0, help="default %(default)s")
     add("--top-k", type=int, default=10, help="default %(default)s; 0 is off")
@@ -58,8 +62,8 @@ def add_tune(commands: argparse._SubParsersAction) -> None:
     search = tune.add_argument_group("what is tried, and how well it is measured")
     add = search.add_argument
     add("--num-speculative-tokens", nargs="+", type=int, default=[2, 4, 6], metavar="N", help="default 2 4 6")
-    add("--beam-widths", nargs="+", type=int, default=[1, 4], metavar="N", help="default 1 4")
-    add("--thresholds", nargs="+", type=float, default=[0.1, 0.3, 0.5, 0.7], metavar="X", help="default .1 .3 .5 .7")
+    add("--beam-widths", nargs="+", type=int, metavar="N", help="default 1 4; with --schedule one, 4")
+    add("--thresholds", nargs="+", type=float, metavar="X", help="default .1 .3 .5 .7; with --schedule one, .5")
     add("--full-grid", action="store_true", help="all combinations at once, instead of the search below")
     add("--num-prompts", type=int, default=100, help="the first so many of the file (default %(default)s)")
     add("--samples", type=int, default=1, help="completions of each prompt (default %(default)s)")

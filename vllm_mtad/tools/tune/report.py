@@ -78,7 +78,7 @@ def table_of(rows: list[Row], concurrency: tuple[int, ...]) -> Table:
             table.add_row(row.label, "not measured")
             continue
         cells = [row.label, f"{row.mean_acceptance_length:.2f}" if row.mean_acceptance_length else "-"]
-        cells += [_speed(row.speeds[n], front[at]) for n, front in zip(concurrency, fronts)]
+        cells += [f"{speed_cell(row.speeds[n])} {' *'[front[at]]}" for n, front in zip(concurrency, fronts)]
         cells += [f"{row.nats:.3f}", _difference(row, row.nats_difference, "+.3f", 1)]
         if accuracy:
             cells += ["-" if row.accuracy is None else f"{row.accuracy:.1%}"]
@@ -87,8 +87,8 @@ def table_of(rows: list[Row], concurrency: tuple[int, ...]) -> Table:
     return table
 
 
-def _speed(speed: Speed, on_front: bool) -> str:
-    return f"{speed.tokens_per_second:.0f}, {speed.ratio:.2f}x ({speed.low:.2f}-{speed.high:.2f}) {' *'[on_front]}"
+def speed_cell(speed: Speed) -> str:
+    return f"{speed.tokens_per_second:.0f}, {speed.ratio:.2f}x ({speed.low:.2f}-{speed.high:.2f})"
 
 
 def _difference(row: Row, interval: Interval | None, form: str, unit: float) -> str:
@@ -99,7 +99,7 @@ def _difference(row: Row, interval: Interval | None, form: str, unit: float) -> 
 
 def print_choice(console: Console, choice: Choice, draft: str) -> None:
     wish, row = choice.wish.name, choice.row
-    line = command_line(row, draft)
+    line = command_line(row.method, draft)
     heading = f"\nFor {wish} at {choice.concurrency} in flight"
     if row.is_mtad:
         console.print(f"{heading}: {row.label}, {choice.why}", style="bold", highlight=False, markup=False)
@@ -195,8 +195,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
                 "concurrency": choice.concurrency,
                 "way": choice.row.label,
                 "use_mtad": choice.row.method.family == METHOD,
-                "speculative_config": speculative_config(choice.row, outcome.settings.draft),
-                "command_line": command_line(choice.row, outcome.settings.draft),
+                "speculative_config": speculative_config(choice.row.method, outcome.settings.draft),
+                "command_line": command_line(choice.row.method, outcome.settings.draft),
                 "why": choice.why,
                 "cautions": list(choice.cautions),
             }
@@ -208,7 +208,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def _row_as_json(outcome: Outcome, at: int) -> dict[str, Any]:
     row, measured, scores = outcome.rows[at], outcome.measured[at], outcome.scores[at]
-    config = speculative_config(row, outcome.settings.draft)
+    config = speculative_config(row.method, outcome.settings.draft)
     found = {"way": row.label, "family": row.method.family, "speculative_config": config, "failure": row.failure}
     if row.failure is not None or scores is None:
         return found

@@ -70,9 +70,9 @@ class Row:
         return self.method.full_name
 
 
-def speculative_config(row: Row, draft: str) -> dict[str, Any] | None:
+def speculative_config(method: Method, draft: str) -> dict[str, Any] | None:
     """The fields to give vLLM, without MTAD's defaults but for what was tuned; None for the target alone."""
-    config = row.method.speculative_config(draft)
+    config = method.speculative_config(draft)
     if config is None:
         return None
     fields = {"method": config.pop("method"), "model": config.pop("model"), **config}
@@ -83,7 +83,7 @@ def speculative_config(row: Row, draft: str) -> dict[str, Any] | None:
     }
 
 
-def command_line(row: Row, draft: str) -> str | None:
+def command_line(method: Method, draft: str) -> str | None:
     """`--speculative-config '...'` for a shell; None for the target alone."""
-    config = speculative_config(row, draft)
+    config = speculative_config(method, draft)
     return None if config is None else f"--speculative-config {shlex.quote(json.dumps(config, ensure_ascii=False))}"

@@ -12,7 +12,7 @@ from typing import Any
 from vllm_mtad.config.draft_table import find_draft
 from vllm_mtad.config.errors import one_sentence
 from vllm_mtad.tools.harness.errors import InputError, check_folder_of
-from vllm_mtad.tools.harness.methods import Sampling
+from vllm_mtad.tools.harness.methods import DEFAULT, Sampling
 from vllm_mtad.tools.tune.candidates import Grid
 from vllm_mtad.tools.tune.wishes import WISHES, Wish
 
@@ -32,6 +32,7 @@ class Settings:
     draft: str
     prompts: Path
     chat: bool
+    schedule: bool
     wishes: tuple[Wish, ...]
     checker: str | None
     json: Path | None
@@ -53,6 +54,8 @@ class Settings:
         Raises:
             InputError: naming the option, its value and what is accepted.
         """
+        engine = _engine_options(args.engine)
+        _fill_in(args, engine.get("max_num_seqs"))
         _check_values(args)
         wishes = tuple(
             Wish(name, 0.05 if args.slowdown is None else args.slowdown, args.any_speed) for name in args.wish
@@ -62,7 +65,7 @@ class Settings:
             "wishes": tuple(dict.fromkeys(wishes)),
             "concurrency": _distinct(args.concurrency),
             "sampling": Sampling(args.temperature, args.top_k, args.top_p),
-            "engine": _engine_options(args.engine),
+            "engine": engine,
             "grid": grid,
             "draft": _draft_of(args.target) if args.draft is None else args.draft,
         }
@@ -74,6 +77,19 @@ class Settings:
                 " one or lower the other."
             )
         return settings
+
+
+def _fill_in(args: argparse.Namespace, max_num_seqs: Any) -> None:
+    """The defaults of options that depend on whether a schedule is asked for."""
+    most = max_num_seqs if isinstance(max_num_seqs, int) else 64
+    levels = [1 << i for i in range(most.bit_length()) if 1 << i <= most]
+    single = {"concurrency": levels, "beam_widths": [DEFAULT.beam_width], "thresholds": [DEFAULT.acceptance_threshold]}
+    several = {"concurrency": [1], "beam_widths": list(Grid.beam_widths), "thresholds": list(Grid.thresholds)}
+    for name, value in (single if args.schedule else several).items():
+        given = getattr(args, name)
+        if args.schedule and name != "concurrency" and given is not None:
+            _accept(name, given, len(given) == 1, "one with --schedule")
+        setattr(args, name, value if given is None else given)
 
 
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -101,6 +117,14 @@ def _check_values(args: argparse.Namespace) -> None:
             )
     if args.any_speed and "likeliest" not in args.wish:
         raise InputError("--any-speed is of the wish 'likeliest': give --wish likeliest, or leave it out.")
+    if args.schedule:
+        for option, value, unused in (
+            ("wish", args.wish, args.wish == ["fastest"]),
+            ("checker", args.checker, args.checker is None),
+            ("samples", args.samples, args.samples == 1),
+            ("full_grid", args.full_grid, not args.full_grid),
+        ):
+            _accept(option, value, unused, "it without --schedule, which is about speed alone")
     _check_model("target", args.target)
     if args.draft is not None:
         _check_model("draft", args.draft)

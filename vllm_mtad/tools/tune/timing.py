@@ -54,7 +54,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every engine is given. `engine`: options of vLLM; `prompt_ids`: `[num_prompts]` lists of tokens."""
+    """What every engine is given. `engine`: options of vLLM. `prompt_ids`: `[num_prompts]` lists of tokens. `samples`:
+    completions of each prompt that are judged, 0 for speeds alone.
+    """
 
     pair: Pair
     engine: dict[str, Any]
@@ -126,7 +128,7 @@ def measure_alone(bench: Bench, found: Sequence[Measured]) -> None:
     for measured in found:
         with failure_noted(measured), bench.started(measured.method) as llm:
             bench.answer(llm, measured)
-            measured.passes += bench.all_rounds([(measured, llm)])
+            measured.passes += bench.all_rounds([(measured, llm)], warms_up=not bench.samples)
 
 
 def time_again(bench: Bench, finalists: Sequence[Measured]) -> None:
@@ -163,7 +165,7 @@ def _measure_group(bench: Bench, target: Measured, base: Any, group: Sequence[Me
                 engines.append((measured, stack.enter_context(bench.started(measured.method))))
                 bench.answer(engines[-1][1], measured)
         running = [(measured, llm) for measured, llm in engines if measured.failure is None]
-        of_target, *others = bench.all_rounds([(target, base), *running])
+        of_target, *others = bench.all_rounds([(target, base), *running], warms_up=not bench.samples)
         target.passes.append(of_target)
         for (measured, _), own in zip(running, others):
             measured.passes.append(own)

@@ -1,0 +1,70 @@
+"""`MTADMetrics` adds to what vLLM's `/metrics` shows of speculative decoding, where the method is mtad.
+
+vLLM has an entry point for such things, `vllm.stat_logger_plugins`; but where a plugin uses it, `--disable-log-stats`
+no longer does what it says, for every method.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import prometheus_client
+from vllm.v1.metrics.utils import create_metric_per_engine
+from vllm.v1.spec_decode.metrics import SpecDecodingProm, SpecDecodingStats
+
+CALL_TOKENS = "vllm:mtad_call_tokens"
+STEPS = "vllm:mtad_steps"
+
+
+class MTADMetrics(SpecDecodingProm):
+    """vLLM's counters, and:
+
+    `vllm:mtad_call_tokens`, a histogram of the tokens that a request gets from a call of the target with a draft: the
+    kept ones, tokens after a stop among them, and the target's own. Its buckets are 1, 2, ... gamma + 1, so their
+    differences are the shares of calls by accepted length.
+
+    `vllm:mtad_steps_total`, a counter of engine steps in which drafts were verified, by `draft_tokens`, the largest
+    number of a request; of several candidates, their rows. Steps without are what is missing to
+    `vllm:iteration_tokens_total_count`.
+    """
+
+    _histogram_cls = prometheus_client.Histogram
+
+    def __init__(
+        self,
+        speculative_config: Any,
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+        is_diffusion: bool = False,
+    ) -> None:
+        super().__init__(speculative_config, labelnames, per_engine_labelvalues, is_diffusion)
+        gamma = speculative_config.options.num_speculative_tokens
+        call_tokens = self._histogram_cls(
+            name=CALL_TOKENS,
+            documentation="Tokens of a request from one call of the target with a draft.",
+            buckets=[float(n) for n in range(1, gamma + 2)],
+            labelnames=labelnames,
+        )
+        self._call_tokens: dict[int, Any] = create_metric_per_engine(call_tokens, per_engine_labelvalues)
+        steps = self._counter_cls(
+            name=STEPS,
+            documentation="Engine steps that verified drafts, by the largest number of draft tokens of a request.",
+            labelnames=[*labelnames, "draft_tokens"],
+        )
+        self._steps = {
+            engine: {str(n): steps.labels(*values, str(n)) for n in range(1, speculative_config.options.num_nodes + 1)}
+            for engine, values in per_engine_labelvalues.items()
+        }
+
+    def observe(self, spec_decoding_stats: SpecDecodingStats, engine_idx: int = 0) -> None:
+        super().observe(spec_decoding_stats, engine_idx)
+        if not spec_decoding_stats.num_drafts:
+            return
+        # Calls that kept at least so many tokens; 0 ends the list, as none kept more than all.
+        at_least = [spec_decoding_stats.num_drafts, *spec_decoding_stats.num_accepted_tokens_per_pos, 0]
+        for kept, (these, longer) in enumerate(pairwise(at_least)):
+            for _ in range(these - longer):
+                self._call_tokens[engine_idx].observe(kept + 1)
+        longest = sum(count > 0 for count in spec_decoding_stats.num_draft_tokens_per_pos)
+        self._steps[engine_idx][str(longest)].inc()
