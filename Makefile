@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PADDED := build/minisql-0.5b
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,\
-	joint_greedy.py several_candidates.py lossless_and_sampling.py request_options.py schedule.py serve.py)
+	damaged_draft.py joint_greedy.py several_candidates.py lossless_and_sampling.py request_options.py schedule.py serve.py)
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.pairs.sizes minisql 0.5b $(PADDED)

@@ -13,7 +13,7 @@ from tests.small_pair import random_prompts
 NUM_TOKENS = 6 if ON_V2 else 20
 
 
-@pytest.fixture(params=[math.nan, math.inf], ids=["nan", "inf"])
+@pytest.fixture(params=[math.nan] if ON_V2 else [math.nan, math.inf])
 def damaged(request, small_pair, tmp_path):
     """The draft with this value in the weights of its first layer."""
     folder = shutil.copytree(small_pair[1], tmp_path / "draft")

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -223,6 +224,17 @@ def test_with_any_seam_missing_mtad_is_refused_by_name(small_pair, monkeypatch, 
     given = {"method": "mtad", "model": small_pair[1]}
     assert f"vllm-mtad could not patch {seam.module}.{seam.name}" in refusal(small_pair[0], given)
     check_available(other) if other else None
+
+
+def test_what_another_plugin_has_replaced_first_is_left_to_it_and_named():
+    def of_another(self):
+        return "another's"
+
+    module = SimpleNamespace(Runner=type("Runner", (), {"step": of_another}))
+    seam = seams.Seam("some.module", "Runner.step", lambda original: original, why="a test", remove_when="never")
+    apply_seam(seam, module)
+    assert module.Runner.step is of_another
+    assert seams._failures.pop("Runner.step") == f"{__name__} has replaced it before"
 
 
 @pytest.mark.parametrize("seam", INSTANCE_SEAMS, ids=lambda seam: seam.name)

@@ -258,6 +258,12 @@ def why_missing(seam: Seam) -> str | None:
     return _failures.get(seam.name, "it is not what vllm-mtad left there")
 
 
+def _other_than_vllm(function: Any) -> str | None:
+    """The module that a function is of, if that is neither vLLM's nor one with which vLLM decorates its own."""
+    module = getattr(function, "__globals__", {}).get("__name__", "vllm")
+    return None if module.split(".")[0] in ("vllm", "torch", "pydantic") else module
+
+
 def _place(seam: Seam, module: Any) -> tuple[Any, str]:
     owner, _, attribute = seam.name.rpartition(".")
     return (getattr(module, owner) if owner else module), attribute
@@ -268,6 +274,8 @@ def _apply(seam: Seam, module: Any) -> None:
     original = getattr(holder, attribute)
     if hasattr(original, _MARK):
         return
+    if (other := _other_than_vllm(original)) is not None:
+        raise RuntimeError(f"{other} has replaced it before")
     replacement = seam.replacement(original)
     setattr(replacement, _MARK, seam.name)
     setattr(holder, attribute, staticmethod(replacement) if seam.is_static else replacement)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from pathlib import Path
 
 from vllm_mtad.tools.doctor import add_doctor, diagnose
 from vllm_mtad.tools.tune.arguments import add_tune
+
+# vLLM warns of a Triton without a CPU backend before it sets its loggers up. An engine's processes import this as well.
+if logging.lastResort is not None:
+    logging.lastResort.setLevel(logging.ERROR)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -129,7 +129,7 @@ class MTADProposer(DraftModelProposer):
         )
         wants_drafts = ~self.requests.undrafted
         if num_speculative_tokens == 0 or not wants_drafts.any():
-            return self._leave_out(step)
+            return self._round_without_drafts(step)
         plan = self._plan_first_pass(step, wants_drafts)
         last_rows, metadata = self._set_first_pass(plan, step)
         # Accepted tokens have draft KV in scratch only, until this pass rewrites them.
@@ -138,26 +138,29 @@ class MTADProposer(DraftModelProposer):
             self._is_warned = warn_of_states(hidden, self.speculative_config.model)
         lengths = torch.from_numpy(plan.ends)
 
-        gamma = self.options.num_speculative_tokens
-        as_trees = num_speculative_tokens > gamma
-        gamma = min(gamma, num_speculative_tokens)
+        as_trees = num_speculative_tokens > self.options.num_speculative_tokens
+        gamma = min(num_speculative_tokens, self.options.num_speculative_tokens)
         drafts = DraftTree.empty(len(lengths), gamma, self.options.num_candidates if as_trees else 1, self.device)
         is_drafted = wants_drafts & plan.is_complete
         for group in self._groups(is_drafted):
             drafts.put(group, self._draft(group, hidden, lengths, drafts, metadata))
-        # Past the draft model's window a request has no q, which costs the others nothing.
-        depths = torch.tensor(drafts.depths, device=self.device)
-        drafts.log_q.masked_fill_(lengths[:, None] + depths - 1 > self._draft_limit, torch.inf)
+        self._mask_what_cannot_be_verified(drafts, lengths)
         self._last_draft_probs = drafts.log_q
-        if as_trees:
-            drafts.tokens[:, gamma:].masked_fill_(self.requests.chain_only[:, None], -1)
         self._expect(drafts if as_trees else None)
         if not as_trees and is_drafted.all():
             return drafts.tokens.clamp(min=0)
         return [[token for token in tokens if token >= 0] for tokens in drafts.tokens.tolist()]
 
-    def _leave_out(self, step: TargetStep) -> list[list[int]]:
-        """A round without drafts: nothing of the draft model runs, which later has to read what it missed."""
+    def _mask_what_cannot_be_verified(self, drafts: DraftTree, lengths: torch.Tensor) -> None:
+        """Past the draft model's window a request has no q, which costs the others nothing; and some requests' target
+        rows are processed as if they were a text, so only their chosen draft is verified.
+        """
+        depths = torch.tensor(drafts.depths, device=self.device)
+        drafts.log_q.masked_fill_(lengths[:, None] + depths - 1 > self._draft_limit, torch.inf)
+        drafts.tokens[:, drafts.gamma :].masked_fill_(self.requests.chain_only[:, None], -1)
+
+    def _round_without_drafts(self, step: TargetStep) -> list[list[int]]:
+        """Nothing of the draft model runs, and later it has to read what it missed."""
         self._draft_holes().open(step.block_table, step.begins, step.ends)
         self._last_draft_probs = None  # type: ignore[assignment]
         self._expect(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,8 +31,6 @@ def quiet_vllm() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if logging.lastResort is not None:  # vLLM warns of a Triton without a CPU backend before it sets its loggers up
-        logging.lastResort.setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()

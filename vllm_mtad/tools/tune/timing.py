@@ -77,6 +77,8 @@ class Bench:
 
     def answer(self, llm: Any, measured: Measured) -> None:
         """All prompts, `samples` times, and how likely the target, which this engine holds, finds the answers."""
+        if not self.samples:
+            return
         method = measured.method
         advance = self.bar(f"{method.full_name}: answers", self.samples * len(self.prompt_ids))
         in_flight, params = max(ANSWERS_IN_FLIGHT, *self.concurrency), method.sampling.params(self.max_tokens)
