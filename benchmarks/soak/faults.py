@@ -1,4 +1,4 @@
-"""`kill_and_restart` kills a process of a server, and says whether the server noticed and came back."""
+"""`kill` ends a process of a server, and `notices` says whether the server saw it."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ def pair(small_pair, tmp_path):
     return small_pair[0], shutil.copytree(small_pair[1], tmp_path / "draft")
 
 
+INDEX = "model.safetensors.index.json"
+
+
 def asked(draft):
     return {"method": "mtad", "model": str(draft)}
 
@@ -45,5 +48,17 @@ def test_weights_that_are_cut_short(pair, left):
 def test_a_shard_that_is_missing(pair):
     file = weights(pair[1])
     index = {"weight_map": {"a": file.name, "b": "model-00002-of-00002.safetensors"}}
-    (pair[1] / "model.safetensors.index.json").write_text(json.dumps(index))
+    (pair[1] / INDEX).write_text(json.dumps(index))
     assert "model-00002-of-00002.safetensors cannot be read (" in refusal(pair[0], asked(pair[1]))
+
+
+def test_what_the_index_does_not_name_is_not_looked_at(pair):
+    (pair[1] / INDEX).write_text(json.dumps({"weight_map": {"a": weights(pair[1]).name}}))
+    (pair[1] / "consolidated.safetensors").write_bytes(b"broken")
+    create(pair[0], asked(pair[1]))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_an_index_that_is_none(pair, text):
+    (pair[1] / INDEX).write_text(text)
+    assert f"{INDEX} cannot be read (" in refusal(pair[0], asked(pair[1]))

@@ -39,8 +39,9 @@ def llm(small_pair, plain):
 def test_two_engines_in_one_process_do_not_meet(llm, plain, expected):
     assert generate_tokens(llm, PROMPTS, GREEDY) == expected
     assert generate_tokens(plain, PROMPTS, GREEDY) == expected
-    assert counters(llm)["spec_decode_num_drafts"] > 0
-    assert "spec_decode_num_drafts" not in counters(plain)
+    configs = [each.llm_engine.vllm_config.speculative_config for each in (llm, plain)]
+    assert configs[0].method == "mtad"
+    assert configs[1] is None
 
 
 def test_chat_gives_the_same_answers(llm, plain):
@@ -76,14 +77,17 @@ def test_two_ranks_give_the_same_tokens(small_pair, expected):
 
 def test_batches_from_a_file(small_pair, tmp_path):
     model = shutil.copytree(small_pair[0], tmp_path / "target")
-    body = {"model": str(model), "prompt": PROMPTS[0], "max_tokens": 8, "temperature": 0}
-    asked = [{"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body} for i in range(3)]
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": str(model), "messages": messages, "max_tokens": 8, "temperature": 0}
+    asked = [{"custom_id": str(i), "method": "POST", "url": "/v1/chat/completions", "body": body} for i in range(3)]
+    (tmp_path / "template.jinja").write_text(TEMPLATE)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
     vllm, speculative = Path(sys.executable).parent / "vllm", json.dumps({"method": "mtad", "model": small_pair[1]})
     files = ["-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl"]
     options = ["--model", model, "--max-model-len", 128, "--max-num-seqs", 4, "--enforce-eager", "--dtype", "float32"]
-    done = run(vllm, "run-batch", *files, *options, "--speculative-config", speculative)
+    options += ["--speculative-config", speculative, "--chat-template", tmp_path / "template.jinja"]
+    done = run(vllm, "run-batch", *files, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [answer["error"] for answer in answers] == [None] * 3
-    assert len({answer["response"]["body"]["choices"][0]["text"] for answer in answers}) == 1
+    assert len({answer["response"]["body"]["choices"][0]["message"]["content"] for answer in answers}) == 1

@@ -35,11 +35,11 @@ def drafted_and_accepted(llm, generate):
 
 def test_drafts_after_a_time_without_are_as_good_as_ever(llm):
     """Two requests together draft nothing; when one has ended the other drafts."""
-    params = [sampled(6), sampled(30)]
+    params = [sampled(30), sampled(60)]
     prompts = random_prompts([9, 14], seed=7)
     _, drafted, accepted = drafted_and_accepted(llm, lambda: generate_tokens(llm, prompts, params))
-    assert drafted >= 9
-    assert accepted == drafted
+    assert accepted == drafted >= 9
+    assert drafted < 44, "most of the longer text was drafted for: the two were never together"
 
 
 @draft_reads_on_v2

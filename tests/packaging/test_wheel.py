@@ -62,7 +62,7 @@ def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def names(requirements):
-        return {re.split(r"[<>=]", requirement)[0] for requirement in requirements}
+        return {re.split(r"[<>=]", requirement)[0].replace("-", "_") for requirement in requirements}
 
     core, tools = names(project["dependencies"]), names(project["optional-dependencies"]["tools"])
     for path in (ROOT / "vllm_mtad").rglob("*.py"):

@@ -144,11 +144,15 @@ RELIED_ON = {
         "self.sampling_metadata = self._make_sampling_metadata()"
     ],
     ("vllm.v1.spec_decode.llm_base_proposer", "SpecDecodeBaseProposer.propose"): [
-        "self.set_inputs_first_pass(",
         "self._determine_batch_execution_and_padding(num_tokens)",
         "self.build_per_group_and_layer_attn_metadata(",
     ],
     ("vllm.v1.sample.sampler", "Sampler.apply_logits_processors"): ["predict_bonus_token"],
+    ("vllm.v1.core.sched.scheduler", "Scheduler.schedule"): ["input_budget -= num_new_tokens + draft_slots"],
+    ("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._get_draft_token_ids_cpu"): [
+        "if isinstance(self._draft_token_ids, list):"
+    ],
+    ("vllm.platforms.cpu", "CpuPlatform.check_and_update_config"): ["scheduler_config.async_scheduling = False"],
     ("vllm.v1.metrics.loggers", "PrometheusStatLogger.record"): ["self.spec_decoding_prom.observe("],
     ("vllm.v1.spec_decode.metrics", "SpecDecodingStats.observe_draft"): [
         "self.num_accepted_tokens_per_pos[i] += 1",

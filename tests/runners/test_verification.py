@@ -208,9 +208,7 @@ def test_handover_follows_a_reordered_batch_and_marks_new_requests():
     )
     hand_over = MTADProposer.hand_over
     log_q = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
-    shorter = [UNKNOWN] * 2  # drafts of a schedule's smaller length
-    expected = [[-3, -4, *shorter], [UNKNOWN] * 4, [-1, -2, *shorter]]
-    assert hand_over(proposer, log_q, ["r2", "r0"]).log_q.tolist() == expected
+    assert hand_over(proposer, log_q, ["r2", "r0"]).log_q.tolist() == [[-3, -4], [UNKNOWN] * 2, [-1, -2]]
     assert hand_over(proposer, None, None).log_q.tolist() == [[UNKNOWN] * 4] * 3
 
 

@@ -35,7 +35,7 @@ def test_a_pair_that_goes_together(capsys, weightless):
     assert "a vocabulary of 1024" in facts["draft"]
     assert "40 with max_num_seqs=8" in facts["rows"]
     assert "64 KV blocks of 32 tokens (8.5 MiB)" in facts["scratch"]  # 8 x 4 beams x 2 blocks
-    assert "would start" in said
+    assert "Nothing speaks against" in said
 
 
 def test_every_reason_is_named_at_once(capsys, weightless):
@@ -86,6 +86,8 @@ def test_a_seam_that_does_not_stand(capsys, weightless, monkeypatch):
         (["--nonsense"], "Unrecognized arguments: --nonsense"),
         (["--max-num-seqs", "many"], "invalid int value: 'many'"),
         (["--speculative-config", '{"method": "ngram"}'], "asks for the method 'ngram'"),
+        (["--spec-method", "ngram"], "asks for the method 'ngram'"),
+        (["--enforce-eager", "a third model"], "'a third model' stands behind flags"),
     ],
 )
 def test_flags_that_are_no_flags_of_a_server_with_mtad(capsys, weightless, flags, said):

@@ -38,8 +38,13 @@ def draft_file_problems(folder: Path) -> Iterator[str]:
     if not folder.is_dir():
         return
     index = folder / "model.safetensors.index.json"
-    named = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
-    files = sorted({path.name for path in folder.glob("*.safetensors")} | named)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    if index.is_file():  # then vLLM reads what it names and nothing else
+        try:
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield f"speculative_config.model={str(folder)!r}: {index.name} cannot be read ({error!r}): give it whole."
+            return
     if not files and not any(next(folder.glob(pattern), None) for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf")):
         yield f"speculative_config.model={str(folder)!r} has no weights: give a folder with *.safetensors files."
     for name in files:

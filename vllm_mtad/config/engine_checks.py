@@ -57,6 +57,7 @@ def engine_problems(config: VllmConfig) -> Iterator[str]:
         yield from _problems_of_graphs(config)
     else:
         yield from _problems_of_v1_rows(config)
+        yield from _problems_of_v1_scratch(config)
 
 
 def _problems_of_v1_rows(config: VllmConfig) -> Iterator[str]:
@@ -67,6 +68,17 @@ def _problems_of_v1_rows(config: VllmConfig) -> Iterator[str]:
             f"speculative_config.beam_width={beam_width} is larger than max_num_batched_tokens={budget}: a request's"
             " beams must fit in one step."
         )
+
+
+def _problems_of_v1_scratch(config: VllmConfig) -> Iterator[str]:
+    """Where the number of blocks is known before the memory is."""
+    from vllm_mtad.runners.v1.scratch import ScratchPlan
+
+    blocks = config.cache_config.num_gpu_blocks_override
+    if blocks is not None:
+        plan = ScratchPlan.of_blocks(config, config.cache_config.block_size, blocks)
+        if (problem := plan.problem(blocks)) is not None:
+            yield problem
 
 
 def _problems_of_v2_sizes(config: VllmConfig) -> Iterator[str]:

@@ -21,15 +21,14 @@ class MTADMetrics(SpecDecodingProm):
     """vLLM's counters, and:
 
     `vllm:mtad_call_tokens`, a histogram of the tokens that a request gets from a call of the target with a draft: the
-    kept ones, tokens after a stop among them, and the target's own. Its buckets are 1, 2, ... gamma + 1, so their
-    differences are the shares of calls by accepted length.
+    kept ones, tokens after a stop among them, and the target's own. Placeholder drafts count too, with which vLLM
+    pads a request's first step, and on V2 those of requests that keep none. Its buckets are 1, 2, ... gamma + 1, so
+    their differences are the shares of calls by accepted length.
 
     `vllm:mtad_steps_total`, a counter of engine steps in which drafts were verified, by `draft_tokens`, the largest
-    number of a request; of several candidates, their rows. Steps without are what is missing to
-    `vllm:iteration_tokens_total_count`.
+    number of a request; of several candidates, their rows. With one API server, steps that gave tokens and had no
+    drafts are what is missing to `vllm:iteration_tokens_total_count`.
     """
-
-    _histogram_cls = prometheus_client.Histogram
 
     def __init__(
         self,
@@ -40,7 +39,7 @@ class MTADMetrics(SpecDecodingProm):
     ) -> None:
         super().__init__(speculative_config, labelnames, per_engine_labelvalues, is_diffusion)
         gamma = speculative_config.options.num_speculative_tokens
-        call_tokens = self._histogram_cls(
+        call_tokens = prometheus_client.Histogram(
             name=CALL_TOKENS,
             documentation="Tokens of a request from one call of the target with a draft.",
             buckets=[float(n) for n in range(1, gamma + 2)],
@@ -52,10 +51,7 @@ class MTADMetrics(SpecDecodingProm):
             documentation="Engine steps that verified drafts, by the largest number of draft tokens of a request.",
             labelnames=[*labelnames, "draft_tokens"],
         )
-        self._steps = {
-            engine: {str(n): steps.labels(*values, str(n)) for n in range(1, speculative_config.options.num_nodes + 1)}
-            for engine, values in per_engine_labelvalues.items()
-        }
+        self._steps, self._labels = steps, per_engine_labelvalues
 
     def observe(self, spec_decoding_stats: SpecDecodingStats, engine_idx: int = 0) -> None:
         super().observe(spec_decoding_stats, engine_idx)
@@ -66,5 +62,6 @@ class MTADMetrics(SpecDecodingProm):
         for kept, (these, longer) in enumerate(pairwise(at_least)):
             for _ in range(these - longer):
                 self._call_tokens[engine_idx].observe(kept + 1)
-        longest = sum(count > 0 for count in spec_decoding_stats.num_draft_tokens_per_pos)
-        self._steps[engine_idx][str(longest)].inc()
+        # 0 where a grammar took all draft tokens of a call back.
+        if longest := sum(count > 0 for count in spec_decoding_stats.num_draft_tokens_per_pos):
+            self._steps.labels(*self._labels[engine_idx], str(longest)).inc()

@@ -1,1 +1,1 @@
-"""Users of the plugin type these commands: `vllm-mtad tune` and `vllm-mtad demo`. They stand on `harness`."""
+"""Users of the plugin type these commands: `vllm-mtad doctor`, `tune` and `demo`. The latter two stand on `harness`."""

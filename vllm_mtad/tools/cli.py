@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vllm_mtad.tools.doctor import add_doctor, diagnose
+from vllm_mtad.tools.doctor import add_doctor, diagnose, flags_of_server
 from vllm_mtad.tools.tune.arguments import add_tune
 
 # vLLM warns of a Triton without a CPU backend before it sets its loggers up. An engine's processes import this as well.
@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     _add_demo(commands)
     add_tune(commands)
     add_doctor(commands)
-    args, others = parser.parse_known_args(argv)
-    if others and args.command != "doctor":
-        parser.error(f"unrecognized arguments: {shlex.join(others)}")
+    given = sys.argv[1:] if argv is None else argv
+    flags = flags_of_server(given) if given[:1] == ["doctor"] else []
+    args = parser.parse_args(given[: len(given) - len(flags)])
     if args.command != "doctor":
         try:
             import rich  # noqa: F401
@@ -38,14 +38,14 @@ def main(argv: list[str] | None = None) -> None:
     quiet_vllm()
     from vllm_mtad.tools.harness.errors import InputError, TargetError
 
-    command = shlex.join(["vllm-mtad", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["vllm-mtad", *given])
     try:
         if args.command == "demo":
             from vllm_mtad.tools.demo.run import run_demo
 
             run_demo(args.pair, args.num_prompts, args.compiled, args.json, command)
         elif args.command == "doctor":
-            diagnosis = diagnose(args.target, args.draft, others)
+            diagnosis = diagnose(args.target, args.draft, flags)
             print(diagnosis)
             sys.exit(1 if diagnosis.reasons else 0)
         else:

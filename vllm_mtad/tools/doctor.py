@@ -1,7 +1,7 @@
-"""`vllm-mtad doctor` says, without loading a weight, whether a server would start with mtad, and if not why.
+"""`vllm-mtad doctor` says, without loading a weight, whether mtad would be refused with a server's flags, and why.
 
-It makes the configuration that `vllm serve` would make of the same flags, and asks every check for all that it has to
-say, where the server stops at the first.
+It makes the configuration that `vllm serve` would make of the same flags, and asks our checks for all that they have to
+say. What vLLM itself refuses ends that; whether the memory suffices only a start can tell.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Diagnosis:
         width = max(len(name) for name, _ in self.facts)
         lines = [f"{name:<{width}}  {sentence}" for name, sentence in self.facts]
         if not self.reasons:
-            return "\n".join([*lines, "", "A server with these flags would start with mtad."])
+            return "\n".join([*lines, "", "Nothing speaks against starting a server with these flags and mtad."])
         reasons = [f"- {reason}" for reason in self.reasons]
         return "\n".join([*lines, "", "A server with these flags would not start with mtad:", *reasons])
 
@@ -37,11 +37,17 @@ def add_doctor(commands: argparse._SubParsersAction) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="say whether a server would start with mtad, and all that speaks against it",
-        description="Say whether `vllm serve TARGET --speculative-config mtad` would start, without loading a weight."
-        " Other flags are `vllm serve`'s own. The exit status is 0 if it would, 1 if it would not.",
+        description="Say whether `vllm serve TARGET --speculative-config mtad` would be refused, without loading a"
+        " weight. Flags of `vllm serve` may follow. The exit status is 0 if nothing speaks against it, 1 if not.",
     )
     doctor.add_argument("target", help="a model folder or hub id")
     doctor.add_argument("draft", nargs="?", help="a model folder or hub id (default: what is known for the target)")
+
+
+def flags_of_server(given: list[str]) -> list[str]:
+    """What follows the models: `vllm serve`'s flags. -h is the doctor's own."""
+    flags = [at for at, word in enumerate(given) if word.startswith("-") and word not in ("-h", "--help")]
+    return given[flags[0] :] if flags else []
 
 
 def diagnose(target: str, draft: str | None, flags: list[str]) -> Diagnosis:
@@ -61,7 +67,8 @@ def diagnose(target: str, draft: str | None, flags: list[str]) -> Diagnosis:
             # Not one of ours, or one that leaves nothing to ask further.
             reasons.append(one_sentence(error))
     found.reasons = reasons
-    found.facts.append(("seams", _seams(None if config is None else _runner(config))))
+    seams = _seams(None if config is None else _runner(config))
+    found.facts.append(("seams", seams))
     found.facts.append(("known draft", _known_draft(target, getattr(arguments, "trust_remote_code", False))))
     if config is not None:
         found.facts += _sizes(config)
@@ -80,11 +87,21 @@ def _engine_arguments(target: str, draft: str | None, flags: list[str]) -> Any:
     load_general_plugins()
     parser = make_arg_parser(FlexibleArgumentParser())
     parser.error = complain  # type: ignore[method-assign]
-    arguments = AsyncEngineArgs.from_cli_args(parser.parse_args(["--model", target, *flags]))
+    try:
+        parsed = parser.parse_args(["--model", target, *flags])
+        if parsed.model_tag is not None:
+            raise InputError(f"{parsed.model_tag!r} stands behind flags: give target and draft before them.")
+        arguments = AsyncEngineArgs.from_cli_args(parsed)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(one_sentence(error)) from None
     given = arguments.speculative_config
     if isinstance(given, str):
         given = None
     fields = {"method": METHOD} | (given or {})
+    if arguments.spec_method not in (None, METHOD):
+        fields["method"] = arguments.spec_method
     model = draft or arguments.spec_model
     if model is not None:
         fields["model"] = model
@@ -170,8 +187,8 @@ def _scratch_v1(config: Any) -> str:
     )
     size = plan.num_blocks * block_size * sum(_token_bytes(*model) for model in models)
     return (
-        f"{plan.num_blocks} KV blocks of {block_size} tokens ({size / 2**20:.1f} MiB), less if that is more than"
-        f" {MAX_SHARE_OF_BEAMS:.0%} of the KV cache"
+        f"{plan.num_blocks} KV blocks of {block_size} tokens ({size / 2**20:.1f} MiB), of which beams take less"
+        f" if theirs are more than {MAX_SHARE_OF_BEAMS:.0%} of the KV cache"
     )
 
 

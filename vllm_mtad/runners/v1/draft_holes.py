@@ -34,11 +34,13 @@ class DraftHoles:
         """The draft model has read these tokens, and there was no hole before them.
 
         Args:
-            is_complete: bool `[num_reqs]`, whether that is all that the target has written.
+            is_complete: bool `[num_reqs]`, whether that is all that is committed.
         """
         covered, columns = self._covered(block_table, begins, ends)
         read = np.minimum(ends[:, None] - columns, self._block_size)
-        self._first[block_table[covered]] = np.where(is_complete[:, None], self._block_size, read)[covered]
+        np.maximum.at(
+            self._first, block_table[covered], np.where(is_complete[:, None], self._block_size, read)[covered]
+        )
 
     def first(self, block_table: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """int64 `[num_reqs]`: the position of the first hole in texts of these lengths, or the length."""

@@ -75,9 +75,9 @@ class FirstPassPlan:
     def of(cls, step: TargetStep, begins: np.ndarray, wants_drafts: np.ndarray, max_rows: int) -> FirstPassPlan:
         """Share `max_rows` rows out.
 
-        A request that has missed nothing reads this step's tokens. Another reads what it has missed as well if there
-        are rows for it and it wants drafts, or else as much of it as it may, and goes on in the next round: more than
-        the text grows by until then.
+        A request that has missed nothing reads this step's tokens. Another reads what it has missed, and then them, if
+        it wants drafts and there are rows for it. If not, it reads what it missed for as many rows as it would have
+        had, and the spare ones: the gap shrinks, as a step without a draft adds one token.
 
         Args:
             begins: int64 `[num_reqs]`, the first position that the draft model has not read.

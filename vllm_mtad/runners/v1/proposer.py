@@ -1,7 +1,8 @@
-"""The V1 proposer runs one draft pass over what the target saw, then the beam loop of `algorithm.beams`.
+"""The V1 proposer runs one draft pass over what was committed, then the beam loop of `algorithm.beams`.
 
-A round costs gamma draft passes. Beyond the models, a beam step is a warp of `[rows, vocab]`, one draw over
-the candidates and one copy of the beams' private blocks; log q leaves as `[num_reqs, gamma]`.
+A round costs gamma draft passes, or 1 + groups * (gamma - 1) where requests are drafted for in groups. Beyond the
+models, a beam step is a warp of `[rows, vocab]`, one draw over the candidates and one copy of the beams' private
+blocks; log q leaves as `[num_reqs, gamma]`.
 """
 
 from __future__ import annotations
@@ -325,8 +326,6 @@ class MTADProposer(DraftModelProposer):
             row_of = {req_id: row for row, req_id in enumerate(req_ids)}
             rows = torch.tensor([row_of.get(req_id, -1) for req_id in batch.req_ids]).to(self.device)
             log_q = log_q[rows].masked_fill_((rows < 0)[:, None], torch.inf)
-        if (missing := self.options.num_speculative_tokens - log_q.shape[1]) > 0:  # a schedule's shorter drafts
-            log_q = torch.nn.functional.pad(log_q, (0, missing), value=torch.inf)
         table = self.requests
         joint_greedy = self.options.greedy == "joint"
         return DraftHandover(

@@ -136,9 +136,11 @@ class MTADRejectionSampler(RejectionSampler):
         columns = torch.arange(metadata.max_spec_len, device=tokens.device)
         rows = (layout.first[:, None] + columns).clamp_(max=len(tokens) - 1)
         log_p = log_p[rows]
+        # Of a draft that waited for more than a round nobody knows q any more, and it may be longer than this round's.
+        missing = max(0, log_p.shape[1] - draft.log_q.shape[1])
         accepted = accepted_length(
             log_p,
-            draft.log_q[:, : log_p.shape[1]],
+            torch.nn.functional.pad(draft.log_q, (0, missing), value=torch.inf)[:, : log_p.shape[1]],
             layout.num_drafts,
             draft.log_thresholds,
             self.options.acceptance,

@@ -83,15 +83,20 @@ class ScratchPlan:
 
     def blocks_left(self, num_blocks: int) -> int:
         """Blocks for requests; raises ValueError if not even one request of max_model_len fits."""
-        left = num_blocks - self.num_blocks
-        if left < self.blocks_needed_by_one_request:
-            raise ValueError(
+        if (problem := self.problem(num_blocks)) is not None:
+            raise ValueError(problem)
+        return num_blocks - self.num_blocks
+
+    def problem(self, num_blocks: int) -> str | None:
+        """Why a KV cache of so many blocks is too small; None if it is not."""
+        if num_blocks - self.num_blocks < self.blocks_needed_by_one_request:
+            return (
                 f"The KV cache has {num_blocks} blocks, of which mtad's scratch takes {self.num_blocks}, and one"
                 f" request of max_model_len needs {self.blocks_needed_by_one_request}: enlarge the KV cache"
-                " (VLLM_CPU_KVCACHE_SPACE), or lower speculative_config.beam_width or num_candidates, max_model_len or"
-                " block_size."
+                " (VLLM_CPU_KVCACHE_SPACE), or lower speculative_config.beam_width, num_candidates or"
+                " max_candidate_rows, max_num_seqs, max_model_len or block_size."
             )
-        return left
+        return None
 
     def describe(self, kv_cache_config: KVCacheConfig) -> str:
         """One log line with what the scratch costs."""

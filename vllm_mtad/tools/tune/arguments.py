@@ -46,7 +46,7 @@ def add_tune(commands: argparse._SubParsersAction) -> None:
     add("--slowdown", type=float, help="of budget, in [0, 1) (default 0.05)")
     add("--any-speed", action="store_true", help="likeliest may be slower than the target alone")
     add("--checker", metavar="PLACE:FUNCTION", help="module or file.py: check(prompt, answer, completion) -> bool")
-    add("--json", type=Path, metavar="FILE", help="also write everything here, completions included")
+    add("--json", type=Path, metavar="FILE", help="also write what was measured here, completions included")
     given = tune.add_argument_group("how you serve")
     add = given.add_argument
     in_flight = (

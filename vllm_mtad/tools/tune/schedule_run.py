@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.tools.harness.engines import on_cpu
+from vllm_mtad.tools.harness.errors import TargetError
 from vllm_mtad.tools.harness.machine import describe_machine
 from vllm_mtad.tools.harness.methods import Method, mtad, target_alone
 from vllm_mtad.tools.harness.pair import Pair
@@ -54,15 +55,16 @@ class ScheduleTuner:
             n: {length: speed(own, target, n).ratio for length, own in ways.items()} for n in self.bench.concurrency
         }
         self.schedule = recommend(ratios, self.bench.engine["max_num_seqs"])
+        if len(ways) == 1:
+            raise TargetError(f"No draft length could be measured: {fixed[0].failure}")
         used = sorted({length for _, _, length in self.schedule} - {OFF})
         if not used:
             return
         self.recommended = self._method(used[-1], self.schedule if len(self.schedule) > 1 else None)
-        again = [ways[length] for length in used]
+        self._measure([ways[length] for length in used], is_again=True)
         if len(self.schedule) > 1:
             self.measured.append(Measured(self.recommended))
-            again.append(self.measured[-1])
-        self._measure(again, is_again=True)
+            self._measure(self.measured[-1:], is_again=False)
 
     def _measure(self, ways: list[Measured], is_again: bool = False) -> None:
         target = self.measured[0]
@@ -71,7 +73,7 @@ class ScheduleTuner:
         elif is_again:
             time_again(self.bench, [target, *ways])
         else:
-            measure_alone(self.bench, [target, *ways])
+            measure_alone(self.bench, ways if target.passes else [target, *ways])
 
     def _method(self, length: int, schedule: Schedule | None = None) -> Method:
         grid = self.settings.grid
@@ -82,7 +84,8 @@ class ScheduleTuner:
         """Of each of `measured`, by requests in flight; empty where it failed."""
         target = self.measured[0]
         return [
-            {n: speed(own, target, n) for n in self.bench.concurrency} if own.passes else {} for own in self.measured
+            {} if own.failure is not None else {n: speed(own, target, n) for n in self.bench.concurrency}
+            for own in self.measured
         ]
 
 
@@ -91,7 +94,7 @@ def run_schedule(settings: Settings, command: str) -> None:
 
     Raises:
         InputError: before any engine starts.
-        TargetError: if the target alone cannot be run.
+        TargetError: if the target alone cannot be run, or no draft length.
     """
     inputs = read_inputs(settings)
     with bars() as bar:
@@ -126,7 +129,11 @@ def _print(console: Console, tuner: ScheduleTuner, device: str) -> None:
             "\nDo not use MTAD for these prompts: no draft length is faster than the target alone.", style="bold"
         )
         return
-    console.print("\nRecommended:", style="bold")
+    scheduled = tuner.measured[-1]
+    if scheduled.method is tuner.recommended and scheduled.failure is not None:
+        console.print("\nThe schedule that these speeds suggest could not be measured:", style="bold")
+    else:
+        console.print("\nRecommended:", style="bold")
     line = command_line(tuner.recommended, settings.draft)
     console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
@@ -144,5 +151,7 @@ def _write(path: Path, tuner: ScheduleTuner, machine: dict[str, Any]) -> None:
     recommended = tuner.recommended
     config = None if recommended is None else speculative_config(recommended, tuner.settings.draft)
     report = {"command": machine["command"], "machine": machine, "rows": rows, "schedule": tuner.schedule}
-    report |= {"speculative_config": config, "settings": {"engine": tuner.bench.engine}}
+    settings = {"rounds": tuner.settings.rounds, "max_tokens": tuner.settings.max_tokens, "engine": tuner.bench.engine}
+    settings |= {"num_prompts": len(tuner.bench.prompt_ids), "sampling": asdict(tuner.settings.sampling)}
+    report |= {"speculative_config": config, "settings": settings}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -81,7 +81,9 @@ class Settings:
 
 def _fill_in(args: argparse.Namespace, max_num_seqs: Any) -> None:
     """The defaults of options that depend on whether a schedule is asked for."""
-    most = max_num_seqs if isinstance(max_num_seqs, int) else 64
+    if max_num_seqs is not None and not (isinstance(max_num_seqs, int) and max_num_seqs >= 1):
+        raise InputError(f"--engine max_num_seqs={max_num_seqs!r} is not accepted: give an integer >= 1.")
+    most = 64 if max_num_seqs is None else max_num_seqs
     levels = [1 << i for i in range(most.bit_length()) if 1 << i <= most]
     single = {"concurrency": levels, "beam_widths": [DEFAULT.beam_width], "thresholds": [DEFAULT.acceptance_threshold]}
     several = {"concurrency": [1], "beam_widths": list(Grid.beam_widths), "thresholds": list(Grid.thresholds)}
