@@ -1,8 +1,8 @@
 """What the draft model reads, and what it has missed, against an account of every slot of a small KV cache.
 
-Requests come and go, share prefixes, and are decoded in steps with drafts and without. A slot holds which text the
-target has written there, and which the draft model: a text is the tuple of its tokens, so that a stale slot cannot pass
-for a fresh one.
+Requests come and go, are preempted, share prefixes, and are decoded in steps with drafts and without. A slot holds the
+text that the draft model read when it wrote there, as the tuple of its tokens, so a stale slot cannot pass for a fresh
+one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Pool:
     free: list[int] = field(default_factory=lambda: list(range(1, NUM_BLOCKS)))
     cached: dict[tuple[int, ...], int] = field(default_factory=dict)
     users: dict[int, int] = field(default_factory=dict)
-    target: dict[int, tuple[int, ...]] = field(default_factory=dict)
     draft: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def slot(self, request, position):
@@ -88,8 +87,6 @@ def target_step(pool, requests, generator):
         kept = 1 + int(generator.integers(0, count)) if is_decode else count
         pool.grow(request, begin + count + 1)
         text = request.tokens + drafts
-        for position in range(begin, begin + count):
-            pool.target[pool.slot(request, position)] = tuple(text[: position + 1])
         token_ids += text[begin : begin + count]
         positions += range(begin, begin + count)
         rejected.append(count - kept)
@@ -144,6 +141,7 @@ class Tally:
     caught_up: int = 0
     partly: int = 0
     shared_holes: int = 0
+    resumed: int = 0
 
 
 def simulate(seed, max_rows=MAX_ROWS):
@@ -167,14 +165,15 @@ def simulate(seed, max_rows=MAX_ROWS):
             plan = FirstPassPlan.of(step, begins, wants_drafts, max_rows)
             assert plan.counts.sum() <= max_rows
             draft_pass(pool, requests, step, plan)
-            behind = ~plan.is_complete
-            holes.open(step.block_table[behind], step.begins[behind], step.ends[behind])
-            holes.fill(step.block_table, plan.begins, np.minimum(plan.ends, step.ends), plan.is_complete)
+            holes.follow(step, plan)
             tally.caught_up += int((plan.is_complete & (begins < step.begins)).sum())
             tally.partly += int((~plan.is_complete & wants_drafts).sum())
-        for request in [r for r in requests if len(r.tokens) > MAX_LENGTH - 8 or generator.random() < 0.05]:
+        for request in [r for r in requests if len(r.tokens) > MAX_LENGTH - 8 or generator.random() < 0.08]:
             pool.release(request)
             requests.remove(request)
+            if len(request.tokens) <= MAX_LENGTH - 8 and generator.random() < 0.5:  # preempted, and resumed
+                requests.append(pool.admit(request.tokens, request.wants_drafts))
+                tally.resumed += 1
     return tally
 
 
@@ -185,7 +184,7 @@ def test_no_row_of_the_draft_model_ever_attends_to_a_hole(seed):
 
 def test_the_simulation_meets_what_it_is_for():
     tallies = [simulate(seed) for seed in range(40)]
-    for figure in ("caught_up", "partly", "shared_holes"):
+    for figure in ("caught_up", "partly", "shared_holes", "resumed"):
         assert sum(getattr(tally, figure) for tally in tallies) > 20, figure
 
 

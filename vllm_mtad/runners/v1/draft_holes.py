@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from vllm_mtad.runners.v1.first_pass import FirstPassPlan, TargetStep
+
 
 class DraftHoles:
     """Arguments of the methods, of the requests of a batch: `block_table`, int `[num_reqs, columns]`, of blocks in the
@@ -41,6 +43,12 @@ class DraftHoles:
         np.maximum.at(
             self._first, block_table[covered], np.where(is_complete[:, None], self._block_size, read)[covered]
         )
+
+    def follow(self, step: TargetStep, plan: FirstPassPlan) -> None:
+        """The draft model reads what is planned of what this step of the target has committed."""
+        behind = ~plan.is_complete
+        self.open(step.block_table[behind], step.begins[behind], step.ends[behind])
+        self.fill(step.block_table, plan.begins, np.minimum(plan.ends, step.ends), plan.is_complete)
 
     def first(self, block_table: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """int64 `[num_reqs]`: the position of the first hole in texts of these lengths, or the length."""

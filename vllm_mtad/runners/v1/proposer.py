@@ -183,9 +183,7 @@ class MTADProposer(DraftModelProposer):
             return FirstPassPlan.of(step, step.begins, wants_drafts, self.max_num_tokens)
         begins = self._holes.first(step.block_table, step.begins)
         plan = FirstPassPlan.of(step, begins, wants_drafts, self.max_num_tokens)
-        behind = ~plan.is_complete
-        self._holes.open(step.block_table[behind], step.begins[behind], step.ends[behind])
-        self._holes.fill(step.block_table, plan.begins, np.minimum(plan.ends, step.ends), plan.is_complete)
+        self._holes.follow(step, plan)
         return plan
 
     def _set_first_pass(self, plan: FirstPassPlan, step: TargetStep) -> tuple[torch.Tensor, CommonAttentionMetadata]:

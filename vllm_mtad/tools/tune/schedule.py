@@ -10,12 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from vllm_mtad.config.candidate_schedule import Schedule
+
 OFF = 0
 """A draft length: the target alone."""
 MARGIN = 0.03
 """Another draft length is taken up only if it is faster by this share, or noise would decide."""
-Schedule = list[tuple[int, int, int]]
-"""(first batch size, last batch size, draft tokens), as vLLM's `num_speculative_tokens_per_batch_size`."""
 
 
 def recommend(ratios: Mapping[int, Mapping[int, float]], max_num_seqs: int) -> Schedule:
