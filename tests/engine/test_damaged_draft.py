@@ -36,7 +36,8 @@ def greedy():
 
 
 @pytest.mark.parametrize("num_candidates", [1] if ON_V2 else [1, 2])
-def test_no_draft_is_accepted(small_pair, damaged, expected, num_candidates, capfd):
+def test_no_draft_is_accepted(small_pair, damaged, expected, num_candidates, capfd, monkeypatch):
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
     prompts = random_prompts([9, 30], seed=3)
     sampled = SamplingParams(temperature=1.0, top_k=5, max_tokens=NUM_TOKENS, ignore_eos=True)
     with engine(small_pair[0], damaged, {"acceptance_threshold": 0.0, "num_candidates": num_candidates}) as llm:
@@ -44,4 +45,6 @@ def test_no_draft_is_accepted(small_pair, damaged, expected, num_candidates, cap
         assert all(len(tokens) == NUM_TOKENS for tokens in generate_tokens(llm, prompts, sampled))
         assert counters(llm)["spec_decode_num_accepted_tokens"] == 0
     printed = capfd.readouterr()
+    if ON_V2:  # it looks at weights, which are packed here: tests/runners/test_not_finite.py
+        return
     assert (printed.out + printed.err).count("that are NaN or infinite") == 1

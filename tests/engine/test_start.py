@@ -14,6 +14,15 @@ if __name__ == "__main__":
 """
 
 
+WITH_NOTHING_ELSE = """
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    # Of the memory less than vLLM's default, as other tests need some too.
+    llm = LLM({target!r}, speculative_config=dict(method="mtad", model={draft!r}), gpu_memory_utilization=0.15)
+    print("ANSWERED", len(llm.generate("Hello", SamplingParams(max_tokens=8, ignore_eos=True))[0].outputs[0].token_ids))
+"""
+
+
 def start(small_pair, tmp_path, blocks: int):
     script = tmp_path / "start.py"
     script.write_text(START.format(target=small_pair[0], draft=small_pair[1], blocks=blocks))
@@ -32,6 +41,17 @@ def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(small_pair, tmp
     scratch = [line for line in lines if "MTAD scratch" in line]
     assert len(scratch) == 1
     assert "64 of 256 KV blocks" in scratch[0]
+
+
+def test_starts_with_nothing_else_compiled_and_without_a_size_for_the_kv_cache(small_pair, tmp_path):
+    script = tmp_path / "start.py"
+    script.write_text(WITH_NOTHING_ELSE.format(target=small_pair[0], draft=small_pair[1]))
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
+    done = run(sys.executable, script, env=environment | {"VLLM_LOGGING_LEVEL": "INFO"})
+    assert "ANSWERED 8" in done.stdout, done.stderr[-3000:]
+    said = done.stdout + done.stderr
+    assert "MTAD takes block_size=32" in said
+    assert "enforce_eager=False" in said
 
 
 def test_in_a_small_kv_cache_fewer_requests_are_drafted_at_a_time(small_pair, tmp_path):

@@ -5,6 +5,7 @@ When one of these fails on a new vLLM, read what changed there before touching t
 
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 from types import SimpleNamespace
@@ -369,6 +370,19 @@ def run_python(code: str) -> str:
     done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip().splitlines()[-1]
+
+
+def test_left_out_of_vllm_plugins_it_patches_nothing():
+    script = (
+        "from vllm.plugins import load_general_plugins; load_general_plugins()\n"
+        "import importlib\n"
+        "from vllm_mtad.plugin.seams import SEAMS, why_missing\n"
+        "standing = [seam.name for seam in SEAMS if seam.runner != 'v2' and why_missing(seam) is None]\n"
+        "print('STANDING', standing)\n"
+    )
+    for plugins, expected in (("another", []), ("mtad", [s.name for s in SEAMS if s.runner != "v2"])):
+        done = run(sys.executable, "-c", script, env=os.environ | {"VLLM_PLUGINS": plugins})
+        assert f"STANDING {expected}" in done.stdout, done.stderr[-2000:]
 
 
 def test_registering_imports_no_engine_and_no_worker():

@@ -36,7 +36,7 @@ def test_figures_from_what_each_call_gave():
 
 def test_the_bundled_pairs_ask_for_what_their_files_hold():
     sql, tales = (read_task(folder) for folder in bundled_folders())
-    assert len(sql.prompts) == sql.asked.num_prompts == 300
+    assert len(sql.prompts) == sql.asked.num_prompts == 200
     assert [method.name for method in tales.methods] == ["target alone", "draft_model", "MTAD", "MTAD C=4"]
     assert len(read_task(FOLDER / "minisql", num_prompts=5).prompts) == 5
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from vllm_mtad.tools.harness.engines import on_cpu
 from vllm_mtad.tools.harness.machine import describe_machine
 from vllm_mtad.tools.harness.methods import Method
-from vllm_mtad.tools.harness.pair import Pair
 from vllm_mtad.tools.harness.progress import Bar, bars, console_of_width
 from vllm_mtad.tools.tune.candidates import baselines, first_stage, second_stage
 from vllm_mtad.tools.tune.prepare import Inputs, read_inputs
@@ -22,16 +21,7 @@ class Tuner:
 
     def __init__(self, settings: Settings, inputs: Inputs, bar: Bar) -> None:
         self.settings, self.inputs = settings, inputs
-        self.bench = Bench(
-            pair=Pair(settings.target, settings.draft),
-            engine=inputs.engine,
-            prompt_ids=inputs.prompt_ids,
-            max_tokens=settings.max_tokens,
-            concurrency=settings.concurrency,
-            samples=settings.samples,
-            rounds=settings.rounds,
-            bar=bar,
-        )
+        self.bench = Bench.of(settings, inputs, settings.samples, bar)
         self.measured: list[Measured] = []
         self.scores: list[Scores | None] = []
 

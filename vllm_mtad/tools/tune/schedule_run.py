@@ -16,7 +16,6 @@ from vllm_mtad.tools.harness.engines import on_cpu
 from vllm_mtad.tools.harness.errors import TargetError
 from vllm_mtad.tools.harness.machine import describe_machine
 from vllm_mtad.tools.harness.methods import Method, mtad, target_alone
-from vllm_mtad.tools.harness.pair import Pair
 from vllm_mtad.tools.harness.progress import Bar, bars, console_of_width
 from vllm_mtad.tools.tune.prepare import Inputs, read_inputs
 from vllm_mtad.tools.tune.report import EAGER, LOSSY, PLAIN_WIDTH, speed_cell
@@ -31,16 +30,7 @@ class ScheduleTuner:
 
     def __init__(self, settings: Settings, inputs: Inputs, bar: Bar) -> None:
         self.settings = settings
-        self.bench = Bench(
-            pair=Pair(settings.target, settings.draft),
-            engine=inputs.engine,
-            prompt_ids=inputs.prompt_ids,
-            max_tokens=settings.max_tokens,
-            concurrency=settings.concurrency,
-            samples=0,  # speed alone is asked for
-            rounds=settings.rounds,
-            bar=bar,
-        )
+        self.bench = Bench.of(settings, inputs, 0, bar)  # speed alone is asked for
         lengths = settings.grid.num_speculative_tokens
         self.measured = [Measured(target_alone(settings.sampling)), *(Measured(self._method(n)) for n in lengths)]
         self.schedule: Schedule = []

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from vllm_mtad.tools.harness.pair import Pair
 from vllm_mtad.tools.harness.progress import Bar
 from vllm_mtad.tools.harness.turns import WARM_UP, Rounds
 from vllm_mtad.tools.tune.rows import Speed
+
+if TYPE_CHECKING:
+    from vllm_mtad.tools.tune.prepare import Inputs
+    from vllm_mtad.tools.tune.settings import Settings
 
 Speeds = dict[int, list[float]]
 """Tokens per second of each round, by requests in flight."""
@@ -66,6 +70,12 @@ class Bench:
     samples: int
     rounds: int
     bar: Bar
+
+    @classmethod
+    def of(cls, settings: Settings, inputs: Inputs, samples: int, bar: Bar) -> Bench:
+        pair = Pair(settings.target, settings.draft)
+        in_flight, rounds, most = settings.concurrency, settings.rounds, settings.max_tokens
+        return cls(pair, inputs.engine, inputs.prompt_ids, most, in_flight, samples, rounds, bar)
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
