@@ -33,7 +33,8 @@ def configured(pair, gamma, beam_width, context=SERVE, num_candidates=1, **optio
     target, draft = pair
     speculative = {"method": "mtad", "model": draft, "num_speculative_tokens": gamma, "beam_width": beam_width}
     speculative["num_candidates"] = num_candidates
-    arguments = EngineArgs(model=target, speculative_config=speculative, block_size=BLOCK_SIZE, **options)
+    made = {"block_size": BLOCK_SIZE, "load_format": "dummy"}  # the models are configurations alone
+    arguments = EngineArgs(model=target, speculative_config=speculative, **made, **options)
     return arguments.create_engine_config(context)
 
 
