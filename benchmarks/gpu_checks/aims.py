@@ -33,7 +33,7 @@ CLAIMS = (
     Claim("CUDA graphs' dispatch and padding", "correctness", "CUDA graphs equal eager"),
     Claim("The beams' KV is a small scratch beside the KV cache (the log says how much", "serve", "vllm serve"),
     Claim("FlashAttention or Triton's", "correctness", "FLASH_ATTN and TRITON_ATTN agree"),
-    Claim("vLLM's schedules work", "correctness", "a schedule of draft lengths"),
+    Claim("A schedule of vLLM's says how many tokens to draft", "correctness", "a schedule of draft lengths"),
     Claim("token for token what the target alone would give", "correctness", "lossless greedy equals the target alone"),
     Claim("joint greedy equal to the slow reference", "correctness", "joint greedy equals the reference"),
     Claim("server, streaming, `/metrics`", "serve", "vllm serve, gamma = 4: answers every request"),
