@@ -10,7 +10,6 @@ import prometheus_client
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from vllm.plugins import load_general_plugins
 from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 from vllm.v1.spec_decode.metrics import SpecDecodingProm, SpecDecodingStats
 
@@ -21,7 +20,6 @@ LABELS = {"model_name": "some", "engine": "0"}
 
 
 def metrics(method: str, **options):
-    load_general_plugins()
     unregister_vllm_metrics()
     own = MTADOptions(**options)
     config = SimpleNamespace(method=method, options=own, num_speculative_tokens=own.num_nodes)

@@ -98,6 +98,12 @@ def test_placeholder_drafts_and_unknown_q_are_rejected_for_that_request_only():
     assert verify(drafts, log_q, [3, 4, 5] * 3) == [[3, 4, 5], [3, -1, -1], [3, -1, -1]]
 
 
+def test_a_draft_that_waited_may_be_longer_than_those_of_the_last_round():
+    """Its q is forgotten; the other's draft, of a schedule's shorter length, is judged."""
+    drafts, log_q = [[3, 4], [5, 6, 7, 8]], [[0.0, 0.0], [UNKNOWN, UNKNOWN]]
+    assert verify(drafts, log_q, [3, 4, 1, *(5, 6, 7, 8, 9)]) == [[3, 4, 1, -1, -1], [5, -1, -1, -1, -1]]
+
+
 def test_a_step_without_any_draft():
     assert verify([[], []], [[UNKNOWN] * 4] * 2, [3, 9]) == [[3], [9]]
 

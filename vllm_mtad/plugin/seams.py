@@ -1,12 +1,13 @@
 """This table lists every place where vLLM is patched: where, why, and when the patch can go.
 
-Each replacement asks whether mtad was asked for and otherwise does what vLLM does. `tests/plugin/test_seams.py` holds
-each seam against the source of the supported vLLM. Importing this loads neither torch nor any of what is patched.
+Each replacement asks whether mtad was asked for and otherwise does what vLLM does. `tests/plugin/test_contracts.py`
+holds each seam against the source of the supported vLLM. Importing this loads neither torch nor any of what is patched.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -259,8 +260,10 @@ def why_missing(seam: Seam) -> str | None:
 
 
 def _other_than_vllm(function: Any) -> str | None:
-    """The module that a function is of, if that is neither vLLM's nor one with which vLLM decorates its own."""
-    module = getattr(function, "__globals__", {}).get("__name__", "vllm")
+    """The module that a function is of, if that is neither vLLM's nor one with which vLLM decorates its own. What wraps
+    vLLM's (`functools.wraps`) is of vLLM: a seam can stand on top of it.
+    """
+    module = getattr(inspect.unwrap(function), "__globals__", {}).get("__name__", "vllm")
     return None if module.split(".")[0] in ("vllm", "torch", "pydantic") else module
 
 

@@ -67,8 +67,7 @@ def diagnose(target: str, draft: str | None, flags: list[str]) -> Diagnosis:
             # Not one of ours, or one that leaves nothing to ask further.
             reasons.append(one_sentence(error))
     found.reasons = reasons
-    seams = _seams(None if config is None else _runner(config))
-    found.facts.append(("seams", seams))
+    found.facts.append(("seams", _seams(None if config is None else _runner(config))))
     found.facts.append(("known draft", _known_draft(target, getattr(arguments, "trust_remote_code", False))))
     if config is not None:
         found.facts += _sizes(config)
@@ -178,14 +177,9 @@ def _scratch_v1(config: Any) -> str:
 
     speculative, block_size = config.speculative_config, config.cache_config.block_size
     plan = ScratchPlan.of_blocks(config, block_size, None)
-    models = (
-        (config.model_config, config.parallel_config),
-        (
-            speculative.draft_model_config,
-            speculative.draft_parallel_config,
-        ),
-    )
-    size = plan.num_blocks * block_size * sum(_token_bytes(*model) for model in models)
+    of_target = _token_bytes(config.model_config, config.parallel_config)
+    of_draft = _token_bytes(speculative.draft_model_config, speculative.draft_parallel_config)
+    size = plan.num_blocks * block_size * (of_target + of_draft)
     return (
         f"{plan.num_blocks} KV blocks of {block_size} tokens ({size / 2**20:.1f} MiB), of which beams take less"
         f" if theirs are more than {MAX_SHARE_OF_BEAMS:.0%} of the KV cache"

@@ -15,7 +15,7 @@ from tests.commands import run
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.tools.harness.methods import mtad
 from vllm_mtad.tools.tune.rows import command_line
-from vllm_mtad.tools.tune.schedule import MARGIN, recommend
+from vllm_mtad.tools.tune.schedule import MARGIN, recommend, slower_than_the_target
 
 
 def test_drafts_get_shorter_and_stop_as_the_batch_grows():
@@ -50,6 +50,11 @@ def test_any_schedule_is_one_of_vllms_and_as_fast_as_the_best_within_the_margin(
         lookup = build_dynamic_sd_schedule_lookup(schedule, most, max(lengths))
         for level, at_level in ratios.items():
             assert at_level[lookup[level]] * (1 + MARGIN) >= max(at_level.values())
+
+
+def test_what_is_slower_than_the_target_after_all_is_said():
+    assert slower_than_the_target({1: 1.3, 8: 0.98, 16: 1 - MARGIN}) is None
+    assert "0.90x at 8, 0.80x at 16 in flight" in slower_than_the_target({1: 1.3, 8: 0.9, 16: 0.8})
 
 
 def test_what_is_printed_is_what_vllm_takes():

@@ -40,6 +40,12 @@ def recommend(ratios: Mapping[int, Mapping[int, float]], max_num_seqs: int) -> S
     return found
 
 
+def slower_than_the_target(ratios: Mapping[int, float]) -> str | None:
+    """A caution about what is recommended; `ratios`: its speed to the target alone, by requests in flight."""
+    found = [f"{ratio:.2f}x at {n}" for n, ratio in ratios.items() if ratio < 1 - MARGIN]
+    return f"Measured itself, it was slower than the target alone: {', '.join(found)} in flight." if found else None
+
+
 def _lengths(ratios: Sequence[Mapping[int, float]]) -> Sequence[int]:
     """The draft length at each level, from small batches to large ones, beginning with none."""
     found, current = [], OFF

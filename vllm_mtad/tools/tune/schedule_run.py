@@ -20,7 +20,7 @@ from vllm_mtad.tools.harness.progress import Bar, bars, console_of_width
 from vllm_mtad.tools.tune.prepare import Inputs, read_inputs
 from vllm_mtad.tools.tune.report import EAGER, LOSSY, PLAIN_WIDTH, speed_cell
 from vllm_mtad.tools.tune.rows import Speed, command_line, speculative_config
-from vllm_mtad.tools.tune.schedule import MARGIN, OFF, Schedule, recommend
+from vllm_mtad.tools.tune.schedule import MARGIN, OFF, Schedule, recommend, slower_than_the_target
 from vllm_mtad.tools.tune.settings import Settings
 from vllm_mtad.tools.tune.timing import Bench, Measured, measure_alone, measure_together, speed, time_again
 
@@ -41,12 +41,12 @@ class ScheduleTuner:
         target, *fixed = self.measured
         self._measure(fixed)
         ways = {own.method.num_speculative_tokens: own for own in self.measured if own.failure is None}
+        if len(ways) == 1:
+            raise TargetError(f"No draft length could be measured: {fixed[0].failure}")
         ratios = {
             n: {length: speed(own, target, n).ratio for length, own in ways.items()} for n in self.bench.concurrency
         }
         self.schedule = recommend(ratios, self.bench.engine["max_num_seqs"])
-        if len(ways) == 1:
-            raise TargetError(f"No draft length could be measured: {fixed[0].failure}")
         used = sorted({length for _, _, length in self.schedule} - {OFF})
         if not used:
             return
@@ -119,11 +119,12 @@ def _print(console: Console, tuner: ScheduleTuner, device: str) -> None:
             "\nDo not use MTAD for these prompts: no draft length is faster than the target alone.", style="bold"
         )
         return
-    scheduled = tuner.measured[-1]
-    if scheduled.method is tuner.recommended and scheduled.failure is not None:
-        console.print("\nThe schedule that these speeds suggest could not be measured:", style="bold")
-    else:
-        console.print("\nRecommended:", style="bold")
+    of_method = {own.method: speeds for own, speeds in zip(tuner.measured, tuner.speeds())}
+    speeds = of_method[tuner.recommended]
+    heading = "Recommended:" if speeds else "The schedule that these speeds suggest could not be measured:"
+    console.print(f"\n{heading}", style="bold")
+    if slower := slower_than_the_target({n: value.ratio for n, value in speeds.items()}):
+        console.print(f"  {slower}", style="yellow", highlight=False, markup=False)
     line = command_line(tuner.recommended, settings.draft)
     console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
