@@ -22,6 +22,23 @@ def test_an_engine_option_that_cannot_be_combined_is_named(small_pair, options, 
     assert named in refusal(small_pair[0], {"method": "mtad", "model": small_pair[1]}, **options)
 
 
+def test_all_that_cannot_be_combined_is_named_at_once(small_pair):
+    given = {"method": "mtad", "model": small_pair[1]}
+    options = {"logits_processors": ["some.module:Processor"], "data_parallel_size": 2, "max_model_len": 4}
+    said = refusal(small_pair[0], given, **options)
+    for named in ("logits_processors cannot", "data_parallel_size=2 cannot", "num_speculative_tokens=4 does not fit"):
+        assert said.count(named) == 1
+
+
+def test_a_given_number_of_blocks_must_hold_scratch_and_a_request_on_v1(small_pair, with_triton, monkeypatch):
+    """One request's 4 beams take 2 blocks each, and one of 128 tokens needs 5."""
+    given, blocks = {"method": "mtad", "model": small_pair[1]}, "num_gpu_blocks_override"
+    create(small_pair[0], given, block_size=32, **{blocks: 12})  # on V2 beams have their own memory
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    create(small_pair[0], given, block_size=32, **{blocks: 13})
+    assert "The KV cache has 12 blocks" in refusal(small_pair[0], given, block_size=32, **{blocks: 12})
+
+
 SCHEDULE = {"num_speculative_tokens_per_batch_size": [(1, 2, 4), (3, 8, 0)]}
 CANDIDATES = {"num_candidates": 4}
 
