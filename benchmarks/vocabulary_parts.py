@@ -225,7 +225,8 @@ class KernelParts:
         self.states.apply_staged_writes()
         self.temperature, self.seeds = self.states.temperature.gpu.clone(), self.states.seeds.gpu.clone()
         self.requests, self.requests_np = torch.arange(n, device=device), np.arange(n)
-        drafted = DraftRequests.allocate(self.requests, self.temperature, self.seeds)
+        self.lossless = torch.zeros(n, dtype=torch.int32, device=device)
+        drafted = DraftRequests.allocate(self.requests, self.temperature, self.seeds, self.lossless)
         drafted.root_positions.fill_(100)
         drafted.copy_truncation(self.states)
         self.truncation = Truncation.of(self.states, self.requests_np)
@@ -290,13 +291,12 @@ class KernelParts:
             self.first_rows,
             self.max_nodes,
             self.requests,
-            self.temperature,
+            self.lossless,
             self.log_thresholds,
             self.statistics,
             self.sampled,
             self.num_sampled,
             per_token=False,
-            lossless=True,
         )
         return self.num_sampled
 

@@ -68,7 +68,8 @@ class Drafting:
         self.shape, self.device = shape, device
         states = torch.arange(n, device=device)
         temperature = torch.ones(n, device=device)
-        self.requests = DraftRequests.allocate(states, temperature, torch.zeros(n, dtype=torch.int64, device=device))
+        seeds, lossless = torch.zeros_like(states), torch.zeros(n, dtype=torch.int32, device=device)
+        self.requests = DraftRequests.allocate(states, temperature, seeds, lossless)
         self.requests.root_positions.fill_(prefix_len - 1)
         mtad = MTADOptions(shape.gamma, width, num_candidates=shape.num_candidates, max_candidate_rows=_ROOM, **options)
         self.beams = DraftBeams(mtad, n, shape.vocab_size, self.requests, WINDOW)
@@ -175,6 +176,7 @@ class Verification:
         from vllm.v1.worker.gpu.states import RequestState
 
         from vllm_mtad.config.options import MTADOptions
+        from vllm_mtad.runners.v2.noted_requests import NotedRequests
         from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
         from vllm_mtad.runners.v2.trees import DraftTrees
 
@@ -189,9 +191,6 @@ class Verification:
         sampler = Sampler(
             VllmConfig(), n, shape.vocab_size, torch.device("cpu"), request_states, use_fp64_gumbel=use_fp64
         )
-        for i in range(n):
-            sampler.add_request(i, SamplingParams(temperature=1.0, seed=i, **(limits or {})))
-        sampler.apply_staged_writes()
         config = SimpleNamespace(
             options=mtad,
             num_speculative_tokens=nodes,
@@ -199,7 +198,10 @@ class Verification:
             rejection_sample_method="standard",
         )
         trees = DraftTrees.allocate(n, shape.gamma, shape.num_candidates, device)
-        self._sampler = MTADRejectionSampler(sampler, config, device, trees)
+        self._sampler = MTADRejectionSampler(sampler, config, device, trees, NotedRequests(n, mtad, device))
+        for i in range(n):
+            sampler.add_request(i, SamplingParams(temperature=1.0, seed=i, **(limits or {})))
+        sampler.apply_staged_writes()
 
     def batch(self, drafts: Sequence[int]) -> SimpleNamespace:
         """A batch whose requests have so many drafts each: what `verify` asks of vLLM's InputBatch, and more."""

@@ -44,6 +44,7 @@ SAMPLED: dict[str, Make] = {
     "a JSON schema": lambda r: {"structured_outputs": {"json": _JSON_SCHEMA}, "max_tokens": 40},
     "without mtad": lambda r: {"vllm_xargs": {"mtad": False}},
     "own threshold": lambda r: {"vllm_xargs": {"mtad_acceptance_threshold": r.choice([0.0, 0.9])}},
+    "jointly greedy": lambda r: {"temperature": 0, "vllm_xargs": {"mtad_greedy": "joint"}},
 }
 MALFORMED: dict[str, tuple[Make, int]] = {
     "temperature below 0": (lambda r: {"temperature": -1}, 400),

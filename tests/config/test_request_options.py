@@ -32,6 +32,19 @@ def test_without_drafts_nothing_exceeds_the_threshold(value):
 
 
 @pytest.mark.parametrize(
+    ("extra_args", "engine", "is_joint"),
+    [
+        (None, "joint", True),
+        ({"mtad_greedy": "lossless"}, "joint", False),
+        ({"mtad_greedy": "joint"}, "lossless", True),
+        ({"mtad_greedy": "joint", "mtad": False}, "joint", False),
+    ],
+)
+def test_greedy_decoding_is_the_requests_or_else_the_engines(extra_args, engine, is_joint):
+    assert RequestOptions.of(extra_args).is_joint_greedy(MTADOptions(greedy=engine)) is is_joint
+
+
+@pytest.mark.parametrize(
     ("extra_args", "message"),
     [
         ({"mtad": "no"}, r"extra_args\['mtad'\]='no' is not accepted by mtad: give true or false"),
@@ -41,7 +54,9 @@ def test_without_drafts_nothing_exceeds_the_threshold(value):
         ({"mtad_acceptance_threshold": "0.5"}, "give a number"),
         ({"mtad_acceptance_threshold": math.nan}, "give a number"),
         ({"mtad_acceptance_threshold": True}, "give a number"),
-        ({"mtad_tau": 0.5}, r"'mtad_tau'\]=0.5 is not accepted by mtad: give some of mtad, mtad_acceptance_threshold"),
+        ({"mtad_greedy": "fast"}, r"extra_args\['mtad_greedy'\]='fast' .* give 'lossless' or 'joint'"),
+        ({"mtad_greedy": ["joint"]}, "give 'lossless' or 'joint'"),
+        ({"mtad_tau": 0.5}, r"=0.5 is not accepted by mtad: give some of mtad, mtad_acceptance_threshold, mtad_greedy"),
     ],
 )
 def test_what_is_not_accepted_is_one_sentence(extra_args, message):

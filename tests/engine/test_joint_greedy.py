@@ -4,6 +4,8 @@ It is deterministic without being one-hot: every warped row is a full softmax, s
 the joint test and the extra token all decide. Each (B, gamma) runs in an engine that stresses another part.
 """
 
+from dataclasses import replace
+
 import pytest
 from vllm import SamplingParams
 
@@ -14,6 +16,7 @@ from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceOutput, Ref
 NEAR_TIE = 1e-5
 NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
+LOSSLESS = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, extra_args={"mtad_greedy": "lossless"})
 PROMPTS = random_prompts([5, 33, 17, 64, 9, 40])
 
 V1_ENGINES = {
@@ -56,6 +59,12 @@ def test_equals_the_reference(models, small_pair, name):
         if "prefix_caching" in name:
             assert_equal_but_for_near_ties(generate_tokens(llm, PROMPTS, GREEDY), expected)
             assert counters(llm)["prefix_cache_hits"] > 0
+        if name in BOTH:
+            # Every other request asks for the target's own greedy decoding.
+            params = [GREEDY, LOSSLESS] * (len(PROMPTS) // 2)
+            lossless = replace(settings, greedy="lossless")
+            expected[1::2] = [reference(models, lossless, prompt) for prompt in PROMPTS[1::2]]
+            assert_equal_but_for_near_ties(generate_tokens(llm, PROMPTS, params), expected)
         if gamma > 1:
             assert sum(r.skipped_a_failure for r in expected) > 0, "no longer prefix passed after a failure"
 

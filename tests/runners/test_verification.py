@@ -192,7 +192,8 @@ def test_the_table_follows_the_batch():
     of = runner([SamplingParams(temperature=0), SamplingParams(top_k=5)])
     table = RequestTable(of, MTADOptions(greedy="joint"))
     table.refresh()
-    assert table.cold.tolist() == table.deterministic.tolist() == [True, False]
+    assert table.joint_greedy.tolist() == table.deterministic.tolist() == [True, False]
+    assert table.lossless.tolist() == [False, False]
     before = table.warp
     table.refresh()
     assert table.warp is before
@@ -200,7 +201,23 @@ def test_the_table_follows_the_batch():
     of.input_batch.req_ids.reverse()
     of.input_batch.temperature_cpu_tensor = of.input_batch.temperature_cpu_tensor.flip(0)
     table.refresh()
-    assert table.cold.tolist() == [False, True]
+    assert table.joint_greedy.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2])
+def test_greedy_requests_of_both_kinds_share_a_batch(num_candidates):
+    params = [SamplingParams(temperature=0, extra_args={"mtad_greedy": greedy}) for greedy in ("joint", "lossless")]
+    options = MTADOptions(num_candidates=num_candidates, max_candidate_rows=100)
+    table = RequestTable(runner([*params, SamplingParams()]), options)
+    table.refresh()
+    assert table.joint_greedy.tolist() == [True, False, False]
+    assert table.lossless.tolist() == [False, True, False]
+    assert table.deterministic.tolist() == [True, num_candidates > 1, False]
+    logits = torch.randn(3, VOCAB)
+    p, q_of_trees = (warp(logits.clone(), parameters).log_probs for parameters in (table.warp, table.tree_warp))
+    torch.testing.assert_close(p[[0, 2]], logits[[0, 2]].log_softmax(1))
+    assert p[1].exp().tolist() == torch.nn.functional.one_hot(logits[1].argmax(), VOCAB).tolist()
+    torch.testing.assert_close(q_of_trees, logits.log_softmax(1) if num_candidates > 1 else p)
 
 
 def test_handover_follows_a_reordered_batch_and_marks_new_requests():

@@ -46,7 +46,8 @@ def draft(states: SamplingStates, logits: list[torch.Tensor], truncation: Trunca
     """(tokens, log q) `[num_reqs, gamma]`; the model's hidden states stand for its logits."""
     device = logits[0].device
     in_batch_order = torch.tensor(STATES + [-1] * (MAX_REQS - len(STATES)), device=device)
-    requests = DraftRequests.allocate(in_batch_order, states.temperature.gpu.clone(), states.seeds.gpu.clone())
+    temperature = states.temperature.gpu.clone()
+    requests = DraftRequests.allocate(in_batch_order, temperature, states.seeds.gpu.clone(), (temperature == 0).int())
     requests.root_positions[: len(STATES)] = torch.arange(len(STATES), device=device) * 10
     requests.copy_truncation(states)
     beams = DraftBeams(MTADOptions(GAMMA, BEAM_WIDTH), MAX_REQS, VOCAB, requests, window=1000)

@@ -22,7 +22,7 @@ class WarpParameters:
     """How each row is warped; a field that is None applies to no row. Make it with `build`.
 
     `temperature` (1 where greedy), `top_p` (infinite where there is none), `min_p`: float32 `[rows]`. `top_k`: int64
-    `[rows]`. `greedy`: bool `[rows]`. The rest are facts about them, found once for all steps: `all_greedy`;
+    `[rows]`. `one_hot`: bool `[rows]`. The rest are facts about them, found once for all steps: `all_one_hot`;
     `truncates_all`, whether every row has a top-k or top-p; `max_top_k`, the largest top-k (0 if there is none);
     `top_k_bounds_all`, whether every row that is truncated has a top-k.
     """
@@ -31,8 +31,8 @@ class WarpParameters:
     top_k: torch.Tensor | None
     top_p: torch.Tensor | None
     min_p: torch.Tensor | None
-    greedy: torch.Tensor | None
-    all_greedy: bool
+    one_hot: torch.Tensor | None
+    all_one_hot: bool
     truncates_all: bool
     max_top_k: int
     top_k_bounds_all: bool
@@ -46,28 +46,28 @@ class WarpParameters:
         top_p: torch.Tensor | None = None,
         min_p: torch.Tensor | None = None,
         *,
-        greedy_as_joint: bool = False,
+        greedy_as_joint: bool | torch.Tensor = False,
     ) -> WarpParameters:
         """From host tensors `[rows]`; a row without top-k has 0 or at least the vocabulary size.
 
-        With `greedy_as_joint` (`greedy="joint"`), rows that do not sample are taken at T = 1 without
-        truncation, instead of one-hot.
+        With `greedy_as_joint` (`greedy="joint"`; bool, or bool `[rows]`), rows that do not sample are taken at T = 1
+        without truncation, instead of one-hot.
         """
         greedy = temperature < GREEDY_TEMPERATURE
+        one_hot = greedy & ~torch.as_tensor(greedy_as_joint)
         top_k = torch.full_like(greedy, vocab_size, dtype=torch.int64) if top_k is None else top_k.long()
         top_k = torch.where((top_k <= 0) | (top_k >= vocab_size) | greedy, vocab_size, top_k)
         top_p = torch.ones_like(temperature) if top_p is None else top_p.masked_fill(greedy, 1.0)
         min_p = torch.zeros_like(temperature) if min_p is None else min_p.masked_fill(greedy, 0.0)
-        if not greedy_as_joint:
-            top_k = top_k.masked_fill(greedy, 1)
+        top_k = top_k.masked_fill(one_hot, 1)
         has_top_k, has_top_p = top_k < vocab_size, top_p < 1
         return cls(
             temperature=temperature.masked_fill(greedy, 1.0),
             top_k=top_k if has_top_k.any() else None,
             top_p=top_p.masked_fill(~has_top_p, torch.inf) if has_top_p.any() else None,
             min_p=min_p if (min_p > 0).any() else None,
-            greedy=greedy if greedy.any() and not greedy_as_joint else None,
-            all_greedy=bool(greedy.all()) and not greedy_as_joint,
+            one_hot=one_hot if one_hot.any() else None,
+            all_one_hot=bool(one_hot.all()),
             truncates_all=bool((has_top_k | has_top_p).all()),
             max_top_k=int(top_k[has_top_k].max()) if has_top_k.any() else 0,
             top_k_bounds_all=not (has_top_p & ~has_top_k).any(),
@@ -129,11 +129,11 @@ def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
     result holds just the widest row's candidates.
     """
     logits = logits.float()
-    if parameters.all_greedy:
+    if parameters.all_one_hot:
         only = logits.argmax(1, keepdim=True)
         return WarpedRows(torch.zeros_like(only, dtype=torch.float32), only)
-    greedy = parameters.greedy
-    best = None if greedy is None else logits.argmax(1)
+    one_hot = parameters.one_hot
+    best = None if one_hot is None else logits.argmax(1)
     scaled = logits.div_(parameters.temperature[:, None])
     if parameters.min_p is not None:
         floor = scaled.amax(1) + parameters.min_p.log()
@@ -142,7 +142,7 @@ def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
         warped = WarpedRows(scaled.log_softmax(1))
     else:
         warped = _truncate(scaled, parameters)
-    return warped if greedy is None or best is None else _one_hot(warped, best, greedy)
+    return warped if one_hot is None or best is None else _one_hot(warped, best, one_hot)
 
 
 def _truncate(scaled: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
@@ -201,11 +201,11 @@ def _sorted_head(scaled: torch.Tensor, parameters: WarpParameters) -> tuple[torc
     return scaled.sort(dim=1, descending=True)
 
 
-def _one_hot(warped: WarpedRows, best: torch.Tensor, greedy: torch.Tensor) -> WarpedRows:
-    """Rows of `greedy` hold all their mass on token `best`: the first of equal logits."""
+def _one_hot(warped: WarpedRows, best: torch.Tensor, rows: torch.Tensor) -> WarpedRows:
+    """Rows where `rows` hold all their mass on token `best`: the first of equal logits."""
     log_probs, ids = warped.log_probs, warped.token_ids
     column = best[:, None] if ids is None else torch.zeros_like(best)[:, None]
     one_hot = torch.full_like(log_probs, -torch.inf).scatter_(1, column, 0.0)
     if ids is not None:
-        ids = torch.where(greedy[:, None], ids.scatter(1, column, best[:, None]), ids)
-    return WarpedRows(torch.where(greedy[:, None], one_hot, log_probs), ids)
+        ids = torch.where(rows[:, None], ids.scatter(1, column, best[:, None]), ids)
+    return WarpedRows(torch.where(rows[:, None], one_hot, log_probs), ids)

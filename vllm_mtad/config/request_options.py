@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mtad.config.options import METHOD, MTADOptions
+from vllm_mtad.algorithm.modes import GreedyMode
+from vllm_mtad.config.options import METHOD, MODES, MTADOptions
 
 THRESHOLD = f"{METHOD}_acceptance_threshold"
-NAMES = (METHOD, THRESHOLD)
+GREEDY = f"{METHOD}_greedy"
+NAMES = (METHOD, THRESHOLD, GREEDY)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -28,12 +30,13 @@ class RequestOptionError(ValueError):
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """`uses_drafts`: False decodes the request as the target alone would. `acceptance_threshold`: instead of the
-    engine's; None for that.
+    """`uses_drafts`: False decodes the request as the target alone would. `acceptance_threshold`, `greedy`: instead of
+    the engine's; None for that.
     """
 
     uses_drafts: bool = True
     acceptance_threshold: float | None = None
+    greedy: GreedyMode | None = None
 
     @classmethod
     def of(cls, extra_args: Mapping[str, Any] | None) -> RequestOptions:
@@ -46,7 +49,7 @@ class RequestOptions:
         for name, value in own.items():
             if name not in NAMES:
                 raise RequestOptionError(name, value, f"give some of {', '.join(NAMES)}")
-        return cls(_as_bool(own.get(METHOD, True)), _as_threshold(own.get(THRESHOLD)))
+        return cls(_as_bool(own.get(METHOD, True)), _as_threshold(own.get(THRESHOLD)), _as_greedy(own.get(GREEDY)))
 
     def log_threshold(self, options: MTADOptions) -> float:
         """Log tau, where `options` are the engine's; without drafts +inf, which no joint ratio exceeds."""
@@ -56,6 +59,10 @@ class RequestOptions:
         if tau is None:
             return options.log_threshold
         return math.log(tau) if tau > 0 else -math.inf
+
+    def is_joint_greedy(self, options: MTADOptions) -> bool:
+        """Whether the request, at temperature 0, is decoded jointly; never without drafts."""
+        return self.uses_drafts and (self.greedy or options.greedy) == "joint"
 
 
 def _as_bool(value: Any) -> bool:
@@ -73,3 +80,9 @@ def _as_threshold(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise RequestOptionError(THRESHOLD, value, "give a number in [0, 1)")
     return float(value)
+
+
+def _as_greedy(value: Any) -> GreedyMode | None:
+    if value is None or value in MODES["greedy"]:
+        return value
+    raise RequestOptionError(GREEDY, value, f"give {' or '.join(map(repr, MODES['greedy']))}")

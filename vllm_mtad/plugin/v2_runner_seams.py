@@ -19,9 +19,14 @@ def join_speculator_and_sampler(load_model: Callable) -> Callable:
             from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
             from vllm_mtad.runners.v2.tree_verification import TreeModelState
 
-            speculator, trees = self.speculator, self.speculator.beams.trees
+            speculator = self.speculator
             self.rejection_sampler = MTADRejectionSampler(
-                self.sampler, self.speculative_config, self.device, trees, speculator.verification
+                self.sampler,
+                self.speculative_config,
+                self.device,
+                speculator.beams.trees,
+                speculator.noted,
+                speculator.verification,
             )
             speculator.use_sampling_states(self.sampler.sampling_states)
             if speculator.verification is not None:

@@ -53,7 +53,10 @@ class BeamsOnDevice:
 
 @dataclass
 class Round:
-    """A batch in the kernels' terms: request i has state `states[i]`; -1 is padding."""
+    """A batch in the kernels' terms: request i has state `states[i]`; -1 is padding.
+
+    `lossless`: how requests at temperature 0 are decoded, for all or by state.
+    """
 
     states: torch.Tensor
     roots: torch.Tensor
@@ -63,11 +66,16 @@ class Round:
     gamma: int
     vocab_size: int
     draw: bool = True
-    lossless: bool = True
+    lossless: bool | torch.Tensor = True
     block: int | None = None
     is_warped: bool = False
     limits: Limits | None = None
     num_candidates: int = 1
+
+    @property
+    def is_lossless(self) -> torch.Tensor:
+        """bool `[slots]`"""
+        return (self.temperature == 0) & self.lossless
 
     def run(self, logits: list[torch.Tensor], window: int = NO_LIMIT, num_candidates: int | None = None):
         """(draft tokens `[num_reqs, nodes]`, trees, beams after each step) of `logits`, one tensor a step."""
@@ -111,12 +119,11 @@ class Round:
             select_beams(
                 out,
                 self.states,
-                self.temperature,
+                self.is_lossless.int(),
                 levels,
                 ids,
                 depth=depth,
                 width=width,
-                lossless=self.lossless,
                 is_tree=self.num_candidates > 1,
             )
             steps.append(BeamsOnDevice.of(levels, depth + 1))
@@ -128,13 +135,12 @@ class Round:
             levels,
             self.states,
             self.roots,
-            self.temperature,
+            self.is_lossless.int(),
             drafts,
             trees,
             num_drafts=len(logits),
             num_candidates=num_candidates or self.num_candidates,
             window=window,
-            lossless=self.lossless,
         )
         return drafts, trees, steps
 
@@ -143,8 +149,9 @@ class Round:
         real = self.states >= 0
         states = self.states[real]
         temperature, seeds = self.temperature[states], self.seeds[states]
-        keeps_argmax = (temperature == 0) & self.lossless if self.num_candidates > 1 else None
-        joint = not self.lossless or keeps_argmax is not None
+        is_lossless = self.is_lossless[states]
+        keeps_argmax = is_lossless if self.num_candidates > 1 else None
+        joint = torch.ones_like(is_lossless) if self.num_candidates > 1 else ~is_lossless
         deterministic = torch.ones_like(real[real]) if not self.draw else (temperature == 0) & joint
         beams, steps = Beams.root(len(states), states.device), []
         for depth, rows in enumerate(logits):
@@ -157,7 +164,8 @@ class Round:
                 rows = torch.stack([self.limits.cut(row, state) for row, state in zip(rows, by_state)])
             if self.is_warped or self.limits is not None:
                 by_row = torch.where(by_row > 0, 1.0, by_row)
-            draft = warp(rows, WarpParameters.build(by_row, self.vocab_size, greedy_as_joint=joint))
+            joint_rows = joint.repeat_interleave(width)
+            draft = warp(rows, WarpParameters.build(by_row, self.vocab_size, greedy_as_joint=joint_rows))
             keys = draft_keys(root_keys(seeds, self.roots[real]), depth)
             beams = beam_step(
                 beams, draft, self.beam_width, DrawNoise(keys, self.vocab_size, deterministic), keeps_argmax
@@ -185,4 +193,13 @@ def make_round(device, num_reqs, beam_width, gamma, vocab_size, dtype=torch.floa
         (torch.randn(num_reqs * (beam_width if depth else 1), vocab_size, generator=generator) * 2).to(device, dtype)
         for depth in range(gamma)
     ]
+    return batch, logits
+
+
+def make_round_of_both_kinds(device, **options):
+    """Of the requests at temperature 0 some are decoded losslessly and some jointly."""
+    lossless = torch.arange(8 + 3, device=device) < 4
+    batch, logits = make_round(device, 8, 4, 3, vocab_size=61, lossless=lossless, **options)
+    cold = batch.states[batch.temperature[batch.states] == 0]
+    assert set(lossless[cold].tolist()) == {True, False}
     return batch, logits

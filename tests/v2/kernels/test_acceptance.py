@@ -62,15 +62,18 @@ class Step:
             self.first_rows,
             all_nodes,
             self.states,
-            self.temperature,
+            self.is_lossless(lossless).int(),
             thresholds,
             statistics,
             sampled,
             num_sampled,
             per_token=per_token,
-            lossless=lossless,
         )
         return sampled, num_sampled
+
+    def is_lossless(self, lossless):
+        """bool by request state; `lossless`: how requests at temperature 0 are decoded, for all or by state."""
+        return (self.temperature == 0) & lossless
 
     def expected_accepted(self, tau=0.3, per_token=False, lossless=True, taus=None):
         log_p = torch.full((len(self.states), self.gamma), -torch.inf)
@@ -80,7 +83,7 @@ class Step:
                 if token < 0:
                     break
                 log_p[i, j] = row.log_softmax(0)[token]
-                if lossless and self.temperature[self.states[i]] == 0:
+                if self.is_lossless(lossless)[self.states[i]]:
                     log_p[i, j] = 0.0 if int(row.argmax()) == token else -torch.inf
         thresholds = log_thresholds([tau] * len(self.states) if taus is None else taus)
         mode = "per_token" if per_token else "joint"
@@ -162,6 +165,14 @@ def test_greedy_rows_are_one_hot_if_lossless_and_softmax_if_joint(device):
     sampled, num_sampled = step.run(lossless=False)
     last = step.first_rows[1:].long() - 1
     assert torch.equal(sampled.gather(1, num_sampled[:, None].long() - 1)[:, 0], step.logits[last].argmax(1))
+
+
+def test_greedy_requests_of_both_kinds_share_a_batch(device):
+    step = Step(device, [4] * 6, temperature=[0.0])
+    step.log_q.fill_(-9.0)
+    lossless = torch.arange(len(step.temperature), device=device) % 2 == 0
+    accepted = step.check(lossless=lossless)
+    assert torch.equal(accepted == 4, ~lossless[step.states.long()].cpu())
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.v2.kernels.rounds import Limits, Round, make_round
+from tests.v2.kernels.rounds import Limits, Round, make_round, make_round_of_both_kinds
 
 
 def assert_equal(batch: Round, logits: list[torch.Tensor]) -> None:
@@ -35,6 +35,10 @@ def test_draws_the_same_beams_as_the_algorithm(device, beam_width, gamma):
 @pytest.mark.parametrize("options", [{"draw": False}, {"lossless": False}, {"draw": False, "lossless": False}])
 def test_beam_search_and_joint_greedy(device, options):
     assert_equal(*make_round(device, 6, 4, 3, vocab_size=61, **options))
+
+
+def test_greedy_requests_of_both_kinds_share_a_batch(device):
+    assert_equal(*make_round_of_both_kinds(device))
 
 
 @pytest.mark.parametrize("vocab_size", [5, 64, 1000, 1027])

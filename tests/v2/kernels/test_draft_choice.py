@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.v2.kernels.rounds import make_round
+from tests.v2.kernels.rounds import make_round, make_round_of_both_kinds
 from vllm_mtad.algorithm.tree import draft_tree
 
 
@@ -32,6 +32,10 @@ def test_the_nodes_are_the_algorithms(device, gamma, beam_width, num_candidates,
         )
         is_node = assert_the_algorithms_tree(batch, logits)
         assert is_node.all() or num_candidates < beam_width, "with every beam goes its parent"
+
+
+def test_greedy_requests_of_both_kinds_share_a_batch(device):
+    assert_the_algorithms_tree(*make_round_of_both_kinds(device, num_candidates=2))
 
 
 def test_few_tokens_with_mass_leave_places_empty(device):

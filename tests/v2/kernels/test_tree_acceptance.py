@@ -60,12 +60,11 @@ class TreeStep:
             first_rows,
             torch.full_like(first_rows[1:], most),
             states,
-            temperature,
+            (temperature == 0).int(),
             torch.full((len(temperature),), math.log(tau), dtype=torch.float64, device=device),
             statistics,
             sampled,
             num_sampled,
-            lossless=True,
             **{"per_token": False, **options},
         )
         untouched = torch.ones(len(temperature), dtype=torch.bool)

@@ -223,9 +223,9 @@ class MTADProposer(DraftModelProposer):
         warp_of_all = table.warp if num_candidates == 1 else table.tree_warp
         parameters, deterministic = warp_of_all.rows(group), table.deterministic
         deterministic = None if deterministic is None else deterministic[group]
-        keeps_argmax = table.cold[group] if warp_of_all is not table.warp else None
+        keeps_argmax = table.lossless[group] if num_candidates > 1 else None
         # Lossless chains are one-hot: if there are no others, one beam is all there is.
-        width = 1 if warp_of_all.all_greedy else self.options.beam_width
+        width = 1 if warp_of_all.all_one_hot else self.options.beam_width
         num_reqs, logits = len(lengths), self.model.compute_logits(hidden[group])
         vocab_size = logits.shape[1]
         keys = None
@@ -325,11 +325,10 @@ class MTADProposer(DraftModelProposer):
             rows = torch.tensor([row_of.get(req_id, -1) for req_id in batch.req_ids]).to(self.device)
             log_q = log_q[rows].masked_fill_((rows < 0)[:, None], torch.inf)
         table = self.requests
-        joint_greedy = self.options.greedy == "joint"
         return DraftHandover(
             log_q=log_q,
             warp=table.warp,
-            extra_token_as_argmax=table.cold if joint_greedy else None,
+            extra_token_as_argmax=table.joint_greedy,
             discarded=self.runner.discard_request_mask.np[: batch.num_reqs],
             log_thresholds=table.log_thresholds,
             verification=self._verification,

@@ -28,7 +28,8 @@ class RequestTable:
     warp: `WarpParameters` of the requests, used for p and, where drafts are chains, for q.
     tree_warp: those of q where drafts are trees: at temperature 0 they are searched at T = 1, unwarped.
     seeds: int64 `[num_reqs]`; of an unseeded request, fresh at every change of the batch.
-    cold: bool `[num_reqs]`, requests at temperature 0.
+    lossless, joint_greedy: bool `[num_reqs]`, requests at temperature 0 by their `greedy`; the second None if there is
+        none.
     deterministic: bool `[num_reqs]`, requests whose draft is searched and not drawn; None if there is none.
     draws_any: whether any request's draft is drawn.
     chain_only: bool `[num_reqs]`, requests whose target rows are processed as if they were a text.
@@ -38,7 +39,8 @@ class RequestTable:
     warp: WarpParameters
     tree_warp: WarpParameters
     seeds: torch.Tensor
-    cold: torch.Tensor
+    lossless: torch.Tensor
+    joint_greedy: torch.Tensor | None
     deterministic: torch.Tensor | None
     draws_any: bool
     chain_only: torch.Tensor
@@ -59,7 +61,9 @@ class RequestTable:
         params = [self._runner.requests[req_id].sampling_params for req_id in batch.req_ids]
         device, num_reqs = self._runner.device, len(params)
         temperature = batch.temperature_cpu_tensor[:num_reqs].clone()
-        joint_greedy = self._options.greedy == "joint"
+        asked = [RequestOptions.of(p.extra_args) for p in params]
+        cold = temperature < GREEDY_TEMPERATURE
+        joint = cold & torch.tensor([options.is_joint_greedy(self._options) for options in asked])
         build = partial(
             WarpParameters.build,
             temperature,
@@ -68,23 +72,22 @@ class RequestTable:
             top_p=batch.top_p_cpu_tensor[:num_reqs].clone(),
             min_p=torch.tensor([p.min_p for p in params]),
         )
-        self.warp = build(greedy_as_joint=joint_greedy)
-        self.tree_warp = self.warp
-        if self._options.num_candidates > 1 and not joint_greedy:
-            self.tree_warp = build(greedy_as_joint=True)
+        self.warp = build(greedy_as_joint=joint)
+        has_trees = self._options.num_candidates > 1
+        self.tree_warp = build(greedy_as_joint=True) if has_trees else self.warp
         fresh = self._rng.integers(2**63, size=num_reqs, dtype=np.int64)
         seeds = [own if p.seed is None else _as_int64(p.seed) for p, own in zip(params, fresh.tolist())]
         self.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
 
-        cold = temperature < GREEDY_TEMPERATURE
+        self.lossless, self.joint_greedy = (cold & ~joint).to(device), joint.to(device) if joint.any() else None
         # Of one-hot rows every draw is the same; trees are searched from others.
-        searches_cold = joint_greedy or self._options.num_candidates > 1
-        searched = torch.ones_like(cold) if self._options.draft_sampling == "beam_search" else cold & searches_cold
-        self.cold = cold.to(device)
-        self.draws_any = not bool(searched.all()) and not self.warp.all_greedy
+        searched = cold if has_trees else joint
+        if self._options.draft_sampling == "beam_search":
+            searched = torch.ones_like(cold)
+        self.draws_any = not bool(searched.all()) and not self.warp.all_one_hot
         self.deterministic = searched.to(device) if searched.any() and self.draws_any else None
         self.chain_only = torch.tensor([_is_chain_only(p) for p in params]).to(device)
-        thresholds = [RequestOptions.of(p.extra_args).log_threshold(self._options) for p in params]
+        thresholds = [options.log_threshold(self._options) for options in asked]
         self.log_thresholds = torch.tensor(thresholds, dtype=torch.float64)
 
     @property

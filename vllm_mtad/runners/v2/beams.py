@@ -62,23 +62,28 @@ class DraftRequests:
 
     In batch order: `states`, int64 `[max_num_reqs]`, the index of each request's state, -1 where padded;
     `root_positions`, int64 `[max_num_reqs]`, the position of the last committed token, -1 where padded. By request
-    state, `[max_num_reqs]`: `temperature`, `top_p`, `min_p` float32, `seeds` int64, `top_k` int32.
+    state, `[max_num_reqs]`: `temperature`, `top_p`, `min_p` float32, `seeds` int64, `top_k`, `lossless` int32
+    (`NotedRequests`).
     """
 
     states: torch.Tensor
     root_positions: torch.Tensor
     temperature: torch.Tensor
     seeds: torch.Tensor
+    lossless: torch.Tensor
     top_k: torch.Tensor
     top_p: torch.Tensor
     min_p: torch.Tensor
 
     @classmethod
-    def allocate(cls, states: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor) -> DraftRequests:
-        """Allocate the others, beside the three tensors that vLLM's speculator has already."""
+    def allocate(
+        cls, states: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor, lossless: torch.Tensor
+    ) -> DraftRequests:
+        """Allocate the others, beside the tensors that are there already."""
         top_k = torch.ones(states.shape, dtype=torch.int32, device=states.device)
         top_p = torch.ones_like(temperature)
-        return cls(states, torch.zeros_like(states), temperature, seeds, top_k, top_p, torch.zeros_like(top_p))
+        roots = torch.zeros_like(states)
+        return cls(states, roots, temperature, seeds, lossless, top_k, top_p, torch.zeros_like(top_p))
 
     def copy_truncation(self, states: SamplingStates) -> None:
         for own, theirs in ((self.top_k, states.top_k), (self.top_p, states.top_p), (self.min_p, states.min_p)):
@@ -135,12 +140,11 @@ class DraftBeams:
         select_beams(
             self._candidates,
             self._requests.states[:num_reqs],
-            self._requests.temperature,
+            self._requests.lossless,
             self._levels,
             self.input_ids,
             depth=depth,
             width=width,
-            lossless=self._options.greedy == "lossless",
             is_tree=self._options.num_candidates > 1,
         )
 
@@ -202,13 +206,12 @@ class DraftBeams:
             self._levels,
             self._requests.states[:num_reqs],
             self._requests.root_positions,
-            self._requests.temperature,
+            self._requests.lossless,
             draft_tokens,
             self.trees,
             num_drafts=num_drafts,
             num_candidates=self.trees.num_candidates if num_nodes > num_drafts else 1,
             window=self._window,
-            lossless=self._options.greedy == "lossless",
         )
 
 

@@ -10,49 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
-from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcessor
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.sample.states import NO_LOGPROBS
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler, get_max_chunk_logits
 
-from vllm_mtad.config.options import MTADOptions
-from vllm_mtad.config.request_options import RequestOptions
 from vllm_mtad.runners.v2.kernels.acceptance import RowStatistics, joint_acceptance, target_statistics
+from vllm_mtad.runners.v2.noted_requests import NotedRequests
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
 from vllm_mtad.runners.v2.trees import DraftTrees
-
-
-class NotedRequests(LogitsProcessor):
-    """Notes what the joint test must know of each request. It is among the sampler's processors, where vLLM shows each
-    new request, and changes no logits.
-
-    Attributes, by request state:
-        has_grammar: bool numpy `[max_num_reqs]`.
-        log_thresholds: float64 `[max_num_reqs]`, log tau; +inf of requests that are decoded without drafts.
-    """
-
-    def __init__(self, max_num_reqs: int, options: MTADOptions) -> None:
-        self._options = options
-        self.has_grammar = np.zeros(max_num_reqs, dtype=bool)
-        self.log_thresholds = UvaBackedTensor(max_num_reqs, dtype=torch.float64)
-
-    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        self.has_grammar[req_idx] = sampling_params.structured_outputs is not None
-        asked = RequestOptions.of(sampling_params.extra_args)
-        self.log_thresholds.np[req_idx] = asked.log_threshold(self._options)
-        return False
-
-    def apply_staged_writes(self) -> None:
-        self.log_thresholds.copy_to_uva()
-
-    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
-        return logits
 
 
 class MTADRejectionSampler(RejectionSampler):
@@ -64,17 +33,18 @@ class MTADRejectionSampler(RejectionSampler):
         spec_config: Any,
         device: torch.device,
         trees: DraftTrees,
+        noted: NotedRequests,
         verification: TreeVerification | None = None,
     ) -> None:
-        """`trees`: the speculator's, of the drafts that the target sees. `verification`: if they may be more than
-        chains."""
+        """`trees`, `noted`: the speculator's, of the drafts that the target sees and of their requests.
+        `verification`: if they may be more than chains."""
         super().__init__(sampler, spec_config, device)
         self._options, self._trees, self._verification = spec_config.options, trees, verification
         states = sampler.sampling_states
         self._of_chains = torch.full((states.max_num_reqs,), trees.gamma, dtype=torch.int32, device=device)
         self._of_trees = torch.full_like(self._of_chains, trees.log_q.shape[1])
-        self._noted = NotedRequests(states.max_num_reqs, self._options)
-        sampler.logits_processors.append(self._noted)
+        self._noted = noted
+        sampler.logits_processors.append(noted)
         max_rows = states.max_num_reqs * (self.num_speculative_steps + 1)
         self._statistics = RowStatistics.allocate(
             min(max_rows, max(get_max_chunk_logits(states.vocab_size), self.num_speculative_steps + 1)),
@@ -158,13 +128,12 @@ class MTADRejectionSampler(RejectionSampler):
             cu_num_logits,
             self._max_nodes(idx_mapping_np),
             idx_mapping,
-            states.temperature.gpu,
+            self._noted.lossless.gpu,
             self._noted.log_thresholds.gpu,
             self._statistics,
             sampled,
             num_sampled,
             per_token=options.acceptance == "per_token",
-            lossless=options.greedy == "lossless",
             candidate_test=options.candidate_test,
         )
         return warped, sampled, num_sampled

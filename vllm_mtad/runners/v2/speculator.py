@@ -38,6 +38,7 @@ from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.first_pass import FirstPass
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
+from vllm_mtad.runners.v2.noted_requests import NotedRequests
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
 from vllm_mtad.runners.v2.warm_up import compile_first_pass_inputs
@@ -57,7 +58,8 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.gamma: int = options.num_speculative_tokens
         # Rotary tables end at the draft's window.
         self.window = min(self.max_model_len, self.draft_model_config.max_model_len)
-        self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds)
+        self.noted = NotedRequests(self.max_num_reqs, options, device)
+        self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds, self.noted.lossless.gpu)
         self.beams = DraftBeams(options, self.max_num_reqs, self.vocab_size, self.requests, self.window)
         self.first_pass = FirstPass(self)
         self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)

@@ -100,7 +100,7 @@ def _joint_acceptance_kernel(
     max_nodes_ptr,
     request_ptr,
     # [max_num_reqs]
-    temperature_ptr,
+    lossless_ptr,
     log_threshold_ptr,
     # [rows, num_blocks]
     max_ptr,
@@ -115,7 +115,6 @@ def _joint_acceptance_kernel(
     COLUMNS: tl.constexpr,
     PER_TOKEN: tl.constexpr,
     AGAINST_CHOSEN: tl.constexpr,
-    LOSSLESS: tl.constexpr,
 ):
     """A program owns one request: its row of `sampled`, its `num_sampled`, and of its state `kept` and the tally."""
     batch_row = tl.program_id(0).to(tl.int64)
@@ -123,7 +122,7 @@ def _joint_acceptance_kernel(
     first = tl.load(first_row_ptr + batch_row).to(tl.int64)
     num_nodes = (tl.load(first_row_ptr + batch_row + 1) - first - 1).to(tl.int32)
     num_nodes = tl.minimum(num_nodes, tl.load(max_nodes_ptr + batch_row))
-    one_hot = (tl.load(temperature_ptr + request) == 0.0) & LOSSLESS
+    one_hot = tl.load(lossless_ptr + request) != 0
     tree = request * GAMMA * CANDIDATES
     block = tl.arange(0, BLOCKS)
     is_block = block < num_blocks
@@ -259,14 +258,13 @@ def joint_acceptance(
     first_rows: torch.Tensor,
     max_nodes: torch.Tensor,
     requests: torch.Tensor,
-    temperature: torch.Tensor,
+    lossless: torch.Tensor,
     log_thresholds: torch.Tensor,
     statistics: RowStatistics,
     sampled: torch.Tensor,
     num_sampled: torch.Tensor,
     *,
     per_token: bool,
-    lossless: bool,
     candidate_test: CandidateTest = "own",
 ) -> None:
     """Accepted draft tokens and the extra token of each request (steps 4 and 5 of docs/algorithm.md).
@@ -278,10 +276,10 @@ def joint_acceptance(
         first_rows: int32 `[num_reqs + 1]`; a request has a row for its newest token, and one for each of some nodes.
         max_nodes: int32 `[num_reqs]`; nodes from there on are not looked at.
         requests: `[num_reqs]`.
+        lossless: int32 `[max_num_reqs]`, by request state: rows of those that are not 0 are one-hot at their argmax.
         log_thresholds: float64 `[max_num_reqs]`, log tau by request state: a ratio that equals it fails.
         sampled: int64 `[num_reqs, columns]`, at least gamma + 1 of them, -1 after the extra token.
         num_sampled: int32 `[num_reqs]`, accepted + 1.
-        lossless: rows at temperature 0 are one-hot at their argmax.
     """
     num_blocks = statistics.maxima.shape[1]
     num_reqs, num_columns = sampled.shape
@@ -299,7 +297,7 @@ def joint_acceptance(
         first_rows,
         max_nodes,
         requests,
-        temperature,
+        lossless,
         log_thresholds,
         statistics.maxima,
         statistics.sums,
@@ -313,6 +311,5 @@ def joint_acceptance(
         COLUMNS=triton.next_power_of_2(num_columns),
         PER_TOKEN=per_token,
         AGAINST_CHOSEN=candidate_test == "reference",
-        LOSSLESS=lossless,
         num_warps=1 if trees.log_q.shape[1] < _MANY_NODES else 4,
     )

@@ -47,7 +47,7 @@ def _beam_selection_kernel(
     # [num_reqs]
     request_ptr,
     # [max_num_reqs]
-    temperature_ptr,
+    lossless_ptr,
     # [max_num_reqs, GAMMA, BEAM_WIDTH]
     score_ptr,
     tokens_ptr,
@@ -67,16 +67,14 @@ def _beam_selection_kernel(
     HISTORY: tl.constexpr,
     PER_BEAM: tl.constexpr,
     BLOCKS: tl.constexpr,
-    LOSSLESS: tl.constexpr,
     IS_TREE: tl.constexpr,
 ):
     """A program owns one request's beams of this depth and their input ids; it reads the depth before."""
     row = tl.program_id(0).to(tl.int64)
     request = tl.load(request_ptr + row)
     is_real = request >= 0
-    temperature = tl.load(temperature_ptr + request, mask=is_real, other=0.0).to(tl.float32)
-    is_greedy = (temperature == 0.0) & LOSSLESS
-    one_hot = is_greedy & (not IS_TREE)
+    is_lossless = tl.load(lossless_ptr + request, mask=is_real, other=0) != 0
+    one_hot = is_lossless & (not IS_TREE)
 
     beam, rank = tl.arange(0, WIDTHS), tl.arange(0, PER_BEAM)
     is_beam = (beam < WIDTH) & is_real
@@ -95,9 +93,9 @@ def _beam_selection_kernel(
     key = tl.reshape(key, [WIDTHS * PER_BEAM])
     candidate, slot = tl.arange(0, WIDTHS * PER_BEAM), tl.arange(0, BEAMS)
     if IS_TREE:
-        # A lossless greedy tree has the draft model's argmax chain in slot 0, whatever it weighs.
+        # A lossless tree has the draft model's argmax chain in slot 0, whatever it weighs.
         value, column = tl.max(tl.where(candidate < PER_BEAM, key, float("-inf")), axis=0, return_indices=True)
-        key = tl.where((candidate == column) & is_greedy & (value > float("-inf")), float("inf"), key)
+        key = tl.where((candidate == column) & is_lossless & (value > float("-inf")), float("inf"), key)
     chosen = tl.zeros([BEAMS], tl.int32)
     best = tl.full([BEAMS], float("-inf"), tl.float32)
     for i in range(BEAM_WIDTH):
@@ -162,25 +160,24 @@ class BeamLevels:
 def select_beams(
     candidates: Candidates,
     requests: torch.Tensor,
-    temperature: torch.Tensor,
+    lossless: torch.Tensor,
     levels: BeamLevels,
     input_ids: torch.Tensor,
     *,
     depth: int,
     width: int,
-    lossless: bool,
     is_tree: bool = False,
 ) -> None:
     """The beams after this step, and the token that each feeds to the draft model next.
 
     Args:
         requests: int64 `[num_reqs]`; -1 marks padding, which gets dead beams of token 0.
+        lossless: int32 `[max_num_reqs]`, by request state: those that are not 0 keep their largest logit alone, with
+            log q = 0; or, for a tree, the beams of the largest weight beside the argmax chain.
         levels: read at the depth before, written at this one.
         input_ids: int32 `[max_num_reqs * beam_width]`, written for `num_reqs` requests.
         depth: tokens that the beams have before this step.
         width: beams that each request has before this step.
-        lossless: requests at temperature 0 keep their largest logit alone, with log q = 0; or, for a tree, the beams of
-            the largest weight beside the argmax chain.
         is_tree: whether more than one candidate may be verified.
     """
     beam_width, gamma = levels.ancestry[0].shape[1:]
@@ -194,7 +191,7 @@ def select_beams(
         candidates.sums,
         num_blocks,
         requests,
-        temperature,
+        lossless,
         levels.scores,
         levels.tokens,
         levels.log_q,
@@ -211,7 +208,6 @@ def select_beams(
         HISTORY=triton.next_power_of_2(gamma),
         PER_BEAM=per_beam,
         BLOCKS=triton.next_power_of_2(num_blocks),
-        LOSSLESS=lossless,
         IS_TREE=is_tree,
         num_warps=8 if widths * per_beam >= _MANY_CANDIDATES else 4,
     )

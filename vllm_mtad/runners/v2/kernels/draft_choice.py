@@ -24,7 +24,7 @@ def _draft_choice_kernel(
     request_ptr,
     root_position_ptr,
     # [max_num_reqs]
-    temperature_ptr,
+    lossless_ptr,
     # [max_num_reqs, NODES]
     draft_tokens_ptr,
     tree_log_q_ptr,
@@ -37,7 +37,7 @@ def _draft_choice_kernel(
     HISTORY: tl.constexpr,
     NODES: tl.constexpr,
     OTHERS: tl.constexpr,
-    KEEPS_ARGMAX: tl.constexpr,
+    IS_TREE: tl.constexpr,
 ):
     """A program owns one request: its drafts by batch row, and its tree by request state, which no two share."""
     row = tl.program_id(0).to(tl.int64)
@@ -50,9 +50,9 @@ def _draft_choice_kernel(
     last = levels + (num_drafts - 1) * BEAM_WIDTH
     score = tl.load(score_ptr + last + beam, mask=is_beam, other=float("-inf"))
     _, best = tl.max(score, axis=0, return_indices=True)
-    if KEEPS_ARGMAX:
-        temperature = tl.load(temperature_ptr + request, mask=is_real, other=1.0).to(tl.float32)
-        best = tl.where(temperature == 0.0, 0, best)  # where the argmax chain is
+    if IS_TREE:
+        is_lossless = tl.load(lossless_ptr + request, mask=is_real, other=0) != 0
+        best = tl.where(is_lossless, 0, best)  # where the argmax chain is
 
     depth = tl.arange(0, HISTORY)
     mask = depth < num_drafts
@@ -96,26 +96,24 @@ def choose_drafts(
     levels: BeamLevels,
     requests: torch.Tensor,
     root_positions: torch.Tensor,
-    temperature: torch.Tensor,
+    lossless: torch.Tensor,
     draft_tokens: torch.Tensor,
     trees: DraftTrees,
     *,
     num_drafts: int,
     num_candidates: int,
     window: int,
-    lossless: bool,
 ) -> None:
     """The live beam with the largest weight becomes the draft, and others go beside it.
 
     Args:
         requests: int64 `[num_reqs]`, -1 where padded.
-        temperature: `[max_num_reqs]`, by request state.
+        lossless: int32 `[max_num_reqs]`, by request state: of a tree, those that are not 0 take their argmax chain.
         draft_tokens: int64 `[max_num_reqs, nodes]`, in batch order; nodes that are not asked for are not written.
         trees: by request state; padding is not written.
         num_drafts: tokens of a draft; less than gamma with one candidate only.
         num_candidates: 1, or as many as `trees` has room for.
         window: positions that the draft model has.
-        lossless: requests at temperature 0 take their argmax chain.
     """
     beam_width, gamma = levels.ancestry[0].shape[1:]
     _draft_choice_kernel[(len(requests),)](
@@ -126,7 +124,7 @@ def choose_drafts(
         levels.ancestry_at(num_drafts),
         requests,
         root_positions,
-        temperature,
+        lossless,
         draft_tokens,
         trees.log_q,
         trees.parents,
@@ -138,6 +136,6 @@ def choose_drafts(
         HISTORY=triton.next_power_of_2(gamma),
         NODES=trees.log_q.shape[1],
         OTHERS=num_candidates - 1,
-        KEEPS_ARGMAX=lossless and trees.num_candidates > 1,
+        IS_TREE=trees.num_candidates > 1,
         num_warps=1,
     )

@@ -1,0 +1,49 @@
+"""`NotedRequests` notes what MTAD must know of each request, where vLLM's sampler shows each new one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcessor
+
+from vllm_mtad.algorithm.warp import GREEDY_TEMPERATURE
+from vllm_mtad.config.options import MTADOptions
+from vllm_mtad.config.request_options import RequestOptions
+
+
+class NotedRequests(LogitsProcessor):
+    """One of the sampler's logits processors, which changes no logits.
+
+    Attributes, by request state:
+        has_grammar: bool numpy `[max_num_reqs]`.
+        log_thresholds: float64 `[max_num_reqs]`, log tau; +inf of requests that are decoded without drafts.
+        lossless: int32 `[max_num_reqs]`, 1 of requests at temperature 0 whose text is greedy decoding's own. Its
+            `gpu` stays where it is, as CUDA graphs read it.
+    """
+
+    def __init__(self, max_num_reqs: int, options: MTADOptions, device: torch.device) -> None:
+        self._options = options
+        self.has_grammar = np.zeros(max_num_reqs, dtype=bool)
+        self.log_thresholds = UvaBackedTensor(max_num_reqs, dtype=torch.float64)
+        self.lossless = StagedWriteTensor(max_num_reqs, dtype=torch.int32, device=device)
+        self._was_lossless = np.zeros(max_num_reqs, dtype=bool)
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        self.has_grammar[req_idx] = sampling_params.structured_outputs is not None
+        asked = RequestOptions.of(sampling_params.extra_args)
+        self.log_thresholds.np[req_idx] = asked.log_threshold(self._options)
+        is_greedy = sampling_params.temperature < GREEDY_TEMPERATURE
+        is_lossless = is_greedy and not asked.is_joint_greedy(self._options)
+        if is_lossless != self._was_lossless[req_idx]:
+            self._was_lossless[req_idx] = is_lossless
+            self.lossless.stage_write_elem(req_idx, int(is_lossless))
+        return False
+
+    def apply_staged_writes(self) -> None:
+        self.log_thresholds.copy_to_uva()
+        self.lossless.apply_write()
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        return logits
