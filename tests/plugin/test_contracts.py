@@ -65,6 +65,18 @@ RELIED_ON = {
     ],
     (f"{V2}.cudagraph_utils", "CudaGraphManager._init_candidates"): ["self._capture_descs[mode] = descs"],
     ("vllm.v1.sample.ops.topk_topp_triton", "apply_top_k_top_p_triton"): ["_TRITON_BUFFER_CACHE[buf_key] = buffer"],
+    (f"{V2}.model_runner", "GPUModelRunner.add_requests"): [
+        "req_index, new_req_data.block_ids, overwrite=True",
+        "num_computed_tokens=new_req_data.num_computed_tokens,",
+    ],
+    (f"{V2}.model_runner", "GPUModelRunner.update_requests"): [
+        "num_computed_tokens_np[req_index] = num_computed_tokens",
+        "req_index, req_new_block_ids, overwrite=False",
+    ],
+    (f"{V2}.model_runner", "GPUModelRunner.prepare_attn"): [
+        "input_batch.idx_mapping, num_reqs_padded=input_batch.num_reqs_after_padding"
+    ],
+    (f"{V2}.block_table", "BlockTables.append_block_ids"): ["self.num_blocks.np[i, req_index] = end"],
     (f"{V2}.model_runner", "GPUModelRunner.sample_tokens"): [
         "draft_tokens[:, num_spec_tokens:] = -1",
         "self.req_states.draft_tokens[input_batch.idx_mapping] = draft_tokens",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from vllm_mtad.runners.v1.draft_holes import DraftHoles
+from vllm_mtad.runners.draft_holes import DraftHoles
 from vllm_mtad.runners.v1.first_pass import FirstPassPlan, TargetStep
 
 BLOCK, NUM_BLOCKS, MAX_LENGTH, MAX_ROWS = 4, 40, 48, 24
@@ -165,7 +165,7 @@ def simulate(seed, max_rows=MAX_ROWS):
             plan = FirstPassPlan.of(step, begins, wants_drafts, max_rows)
             assert plan.counts.sum() <= max_rows
             draft_pass(pool, requests, step, plan)
-            holes.follow(step, plan)
+            plan.note(step, holes)
             tally.caught_up += int((plan.is_complete & (begins < step.begins)).sum())
             tally.partly += int((~plan.is_complete & wants_drafts).sum())
         for request in [r for r in requests if len(r.tokens) > MAX_LENGTH - 8 or generator.random() < 0.08]:

@@ -28,7 +28,7 @@ def join_speculator_and_sampler(load_model: Callable) -> Callable:
                 speculator.noted,
                 speculator.verification,
             )
-            speculator.use_sampling_states(self.sampler.sampling_states)
+            speculator.use_sampler(self.sampler)
             if speculator.verification is not None:
                 self.model_state = TreeModelState(self.model_state, speculator.verification)
         return result

@@ -13,6 +13,8 @@ import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.spec_decode.utils import compute_new_slot_mapping
 
+from vllm_mtad.runners.draft_holes import DraftHoles
+
 
 @dataclass(frozen=True)
 class TargetStep:
@@ -91,6 +93,12 @@ class FirstPassPlan:
             counts[request] = min(missed[request] + (own if is_complete[request] else 0), own + extra)
             spare -= max(0, int(counts[request]) - own)
         return cls(begins, counts, is_complete)
+
+    def note(self, step: TargetStep, holes: DraftHoles) -> None:
+        """In the account: the draft model reads what is planned of what this step of the target has committed."""
+        behind = ~self.is_complete
+        holes.open(step.block_table[behind], step.begins[behind], step.ends[behind])
+        holes.fill(step.block_table, self.begins, np.minimum(self.ends, step.ends), self.is_complete)
 
     @property
     def ends(self) -> np.ndarray:

@@ -24,9 +24,9 @@ from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.tree import DraftTree, draft_tree
 from vllm_mtad.algorithm.warp import warp
 from vllm_mtad.config.refusals import split_blocks
+from vllm_mtad.runners.draft_holes import DraftHoles
 from vllm_mtad.runners.not_finite import warn_of_states
 from vllm_mtad.runners.v1.beam_cache import BeamCache
-from vllm_mtad.runners.v1.draft_holes import DraftHoles
 from vllm_mtad.runners.v1.first_pass import FirstPassPlan, TargetStep
 from vllm_mtad.runners.v1.handover import DraftHandover
 from vllm_mtad.runners.v1.request_table import RequestTable
@@ -183,7 +183,7 @@ class MTADProposer(DraftModelProposer):
             return FirstPassPlan.of(step, step.begins, wants_drafts, self.max_num_tokens)
         begins = self._holes.first(step.block_table, step.begins)
         plan = FirstPassPlan.of(step, begins, wants_drafts, self.max_num_tokens)
-        self._holes.follow(step, plan)
+        plan.note(step, self._holes)
         return plan
 
     def _set_first_pass(self, plan: FirstPassPlan, step: TargetStep) -> tuple[torch.Tensor, CommonAttentionMetadata]:

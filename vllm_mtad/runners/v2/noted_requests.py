@@ -45,5 +45,9 @@ class NotedRequests(LogitsProcessor):
         self.log_thresholds.copy_to_uva()
         self.lossless.apply_write()
 
+    def want_drafts(self, states: np.ndarray) -> bool:
+        """Whether any of these requests is decoded with drafts."""
+        return not np.isposinf(self.log_thresholds.np[states]).all()
+
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         return logits

@@ -27,6 +27,7 @@ from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.sample.ops import topk_topp_triton
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, has_compiled_submodule
 from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
@@ -35,6 +36,7 @@ from vllm_mtad.runners.not_finite import warn_of_weights
 from vllm_mtad.runners.v2.attention_stand_in import check_layer, check_page_layout
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
 from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
+from vllm_mtad.runners.v2.catch_up import CatchUp
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.first_pass import FirstPass
 from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
@@ -65,6 +67,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
         self.beam_starts = torch.arange(self.max_num_reqs + 1, dtype=torch.int32, device=device) * self.beam_width
         self.sampling_states: SamplingStates | None = None
+        self.catch_up: CatchUp | None = None
         self.first_pass_graphs: FirstPassGraphManager | None = None
         self.beam_graphs: BeamGraphManager | None = None
         self.verification: TreeVerification | None = None
@@ -72,9 +75,10 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     # -- set-up ---------------------------------------------------------------------------------------
 
-    def use_sampling_states(self, states: SamplingStates) -> None:
-        """The target's sampling parameters, with which drafts are warped too."""
-        self.sampling_states = states
+    def use_sampler(self, sampler: Sampler) -> None:
+        """The target's: with its parameters drafts are warped too, and it knows every request's text."""
+        self.sampling_states = sampler.sampling_states
+        self.all_token_ids: torch.Tensor = sampler.req_states.all_token_ids.gpu
 
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
         real = self.vllm_config
@@ -133,6 +137,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         for group in self.attn_groups[self.kv_group]:
             if group.kernel_block_size is not None:
                 raise split_blocks(group.kv_cache_spec.block_size, group.kernel_block_size)
+        self.catch_up = CatchUp(self, self.kv_cache_config.num_blocks)
         if self.verification is not None:
             self.verification.set_attn(self.kv_group, self.page_size)
 
@@ -162,12 +167,17 @@ class MTADSpeculator(StandaloneARSpeculator):
         """`[num_reqs, nodes]` int64 draft tokens; what they extend and their log q: `beams.trees`, by request state.
 
         Columns from `num_speculative_tokens` on mean nothing: up to gamma of them are one candidate's, more are all
-        candidates'. With 0 of them the draft model still sees the text, or later drafts would attend to holes.
+        candidates'. With 0 of them, or if nobody in the batch wants drafts, nothing of the draft model runs; later it
+        reads what it has missed.
         """
         num_reqs = input_batch.num_reqs
         num_nodes = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         if self.verification is not None and not dummy_run:
             self.verification.finish(input_batch)
+        if not dummy_run and (num_nodes == 0 or not self.noted.want_drafts(input_batch.idx_mapping_np)):
+            assert self.catch_up is not None
+            self.catch_up.skip(input_batch)
+            return self.draft_tokens[:num_reqs]
         attend = not (dummy_run and skip_attn_for_dummy_run)
         # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
@@ -175,6 +185,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         if num_nodes > 0:
             # Profiling runs with the largest memory.
             truncation = Truncation.ANY if is_profile else self._copy_truncation(input_batch.idx_mapping_np)
+        undrafted = None if dummy_run or self.catch_up is None else self.catch_up.run(input_batch)
         self.first_pass.run(input_batch, num_rejected, last_sampled, attend)
         if num_nodes > 0:
             graphs = self.beam_graphs if attend else None
@@ -182,6 +193,8 @@ class MTADSpeculator(StandaloneARSpeculator):
                 graphs.run_fullgraph(descriptor)
             else:
                 self._beam_loop(num_reqs, num_nodes, truncation, attend)
+        if undrafted is not None:
+            self.beams.trees.log_q[undrafted] = torch.inf  # fails the joint test
         return self.draft_tokens[:num_reqs]
 
     def _copy_truncation(self, requests: np.ndarray) -> Truncation:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from vllm_mtad.runners.v1.first_pass import FirstPassPlan, TargetStep
-
 
 class DraftHoles:
     """Arguments of the methods, of the requests of a batch: `block_table`, int `[num_reqs, columns]`, of blocks in the
@@ -28,9 +26,8 @@ class DraftHoles:
 
     def open(self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
         """The target has written these tokens, and the draft model has not."""
-        covered, columns = self._covered(block_table, begins, ends)
-        offsets = np.maximum(begins[:, None] - columns, 0)
-        np.minimum.at(self._first, block_table[covered], offsets[covered])
+        requests, blocks, starts = self._covered(block_table, begins, ends)
+        np.minimum.at(self._first, blocks, np.maximum(begins[requests] - starts, 0))
 
     def fill(self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray, is_complete: np.ndarray) -> None:
         """The draft model has read these tokens, and there was no hole before them.
@@ -38,29 +35,25 @@ class DraftHoles:
         Args:
             is_complete: bool `[num_reqs]`, whether that is all that is committed.
         """
-        covered, columns = self._covered(block_table, begins, ends)
-        read = np.minimum(ends[:, None] - columns, self._block_size)
-        np.maximum.at(
-            self._first, block_table[covered], np.where(is_complete[:, None], self._block_size, read)[covered]
-        )
-
-    def follow(self, step: TargetStep, plan: FirstPassPlan) -> None:
-        """The draft model reads what is planned of what this step of the target has committed."""
-        behind = ~plan.is_complete
-        self.open(step.block_table[behind], step.begins[behind], step.ends[behind])
-        self.fill(step.block_table, plan.begins, np.minimum(plan.ends, step.ends), plan.is_complete)
+        requests, blocks, starts = self._covered(block_table, begins, ends)
+        read = np.minimum(ends[requests] - starts, self._block_size)
+        np.maximum.at(self._first, blocks, np.where(is_complete[requests], self._block_size, read))
 
     def first(self, block_table: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """int64 `[num_reqs]`: the position of the first hole in texts of these lengths, or the length."""
-        covered, columns = self._covered(block_table, np.zeros_like(lengths), lengths)
-        first = self._first[block_table]
-        return (
-            np.where(covered & (first < self._block_size), columns + first, lengths[:, None])
-            .min(1, initial=np.iinfo(np.int64).max)
-            .clip(max=lengths)
-        )
+        requests, blocks, starts = self._covered(block_table, np.zeros_like(lengths), lengths)
+        is_hole = self._first[blocks] < self._block_size
+        first = lengths.astype(np.int64)
+        np.minimum.at(first, requests[is_hole], (starts + self._first[blocks])[is_hole])
+        return first
 
-    def _covered(self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(bool `[num_reqs, columns]`, blocks that hold some of these tokens; int `[columns]`, where blocks begin)."""
-        columns = np.arange(block_table.shape[1]) * self._block_size
-        return (columns + self._block_size > begins[:, None]) & (columns < ends[:, None]), columns
+    def _covered(
+        self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each block that holds some of these tokens: (request, block, position where it starts), int64 each."""
+        columns = begins // self._block_size
+        counts = np.maximum(-(-ends // self._block_size) - columns, 0)
+        requests = np.arange(len(counts)).repeat(counts)
+        within = np.arange(len(requests)) - (counts.cumsum() - counts)[requests]
+        columns = columns[requests] + within
+        return requests, block_table[requests, columns], columns * self._block_size

@@ -1,0 +1,93 @@
+"""Before a batch is drafted for again, the draft model reads what it has missed: the steps without drafts.
+
+One eager pass of at most `max_num_batched_tokens` rows a step. Who still lacks some then waits for the next step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from vllm.config.compilation import CUDAGraphMode
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
+from vllm.v1.worker.gpu.input_batch import InputBatch
+
+from vllm_mtad.runners.v2.missed_text import MissedText, MissedTokens
+
+if TYPE_CHECKING:
+    from vllm_mtad.runners.v2.speculator import MTADSpeculator
+
+
+class CatchUp:
+    """
+    Args:
+        speculator: whose buffers and model it uses; its KV cache is set up.
+        num_blocks: of the KV cache.
+    """
+
+    def __init__(self, speculator: MTADSpeculator, num_blocks: int) -> None:
+        self._speculator = speculator
+        table = speculator.block_tables.block_tables[speculator.kv_group].gpu
+        in_flight = speculator.vllm_config.max_concurrent_batches
+        max_lag = in_flight * speculator.num_speculative_steps
+        self._missed = MissedText((table.shape[0], table.shape[1]), num_blocks, speculator.page_size, max_lag)
+        self._missed.follow(speculator.block_tables, speculator.kv_group)
+
+    def skip(self, input_batch: InputBatch) -> None:
+        """In this step the draft model reads nothing."""
+        self._missed.skip(*_span(input_batch))
+
+    def run(self, input_batch: InputBatch) -> torch.Tensor | None:
+        """Read what was missed up to this step, as far as a pass goes.
+
+        Returns:
+            int64 `[n]`, the states of the requests that must not be drafted for; None if there is none.
+        """
+        missed = self._missed.take(*_span(input_batch), max_rows=self._speculator.max_num_tokens)
+        if missed is None:
+            return None
+        self._read(missed)
+        # The pass has used the block tables of the batch.
+        self._speculator.block_tables.gather_block_tables(
+            input_batch.idx_mapping, num_reqs_padded=input_batch.num_reqs_after_padding
+        )
+        if not len(missed.unfinished):
+            return None
+        return async_tensor_h2d(missed.unfinished, device=self._speculator.device)
+
+    @torch.inference_mode()
+    def _read(self, missed: MissedTokens) -> None:
+        """Write the draft KV of these tokens."""
+        spec, num_reqs = self._speculator, len(missed.states)
+        row_states, row_positions = missed.rows()
+        num_tokens = len(row_positions)
+        starts = np.append(0, missed.counts.cumsum()).astype(np.int32)
+        seq_lens = torch.from_numpy(missed.ends.astype(np.int32))
+
+        states = async_tensor_h2d(missed.states, device=spec.device, dtype=spec.idx_mapping.dtype)
+        positions = spec.expanded_positions[:num_tokens]
+        positions.copy_(async_tensor_h2d(row_positions, device=spec.device))
+        of_rows = async_tensor_h2d(row_states, device=spec.device)
+        # Tokens from this step's first on may not be known yet: the first pass writes over what they leave.
+        spec.expanded_input_ids[:num_tokens] = spec.all_token_ids[of_rows, positions]
+        spec.input_buffers.query_start_loc[: num_reqs + 1] = async_tensor_h2d(starts, device=spec.device)
+        spec.input_buffers.seq_lens[:num_reqs] = async_tensor_h2d(seq_lens, device=spec.device)
+        spec.block_tables.gather_block_tables(states, num_reqs_padded=num_reqs)
+        spec.block_tables.compute_slot_mappings(
+            states,
+            spec.input_buffers.query_start_loc[: num_reqs + 1],
+            positions,
+            num_tokens,
+            out=spec.expanded_slot_mappings,
+        )
+        descriptor = BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, num_reqs)
+        # The builder adds the first pass's one token.
+        metadata, slots = spec.first_pass.metadata(num_reqs, descriptor, starts, seq_lens - 1)
+        spec.draft_forward(spec.expanded_input_ids[:num_tokens], positions.clamp(max=spec.window - 1), metadata, slots)
+
+
+def _span(input_batch: InputBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(state, position of the first token that the target reads, or more, and how many it reads), by request."""
+    return input_batch.idx_mapping_np, input_batch.num_computed_tokens_np, input_batch.num_scheduled_tokens
