@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SUPPORTED_VLLM = ("0.32.0",)
+SUPPORTED_VLLM = ("0.32.0", "0.33.0")
 
 
 def installed_vllm() -> str:

@@ -215,6 +215,13 @@ INSTANCE_SEAMS = (
         remove_when="as above; or the CPU's attention takes a mask",
     ),
     InstanceSeam(
+        "vllm.v1.worker.gpu.block_table.BlockTables",
+        "append_block_ids",
+        "vllm_mtad.runners.v2.missed_text",
+        why="which tokens the draft model has not read is known by block, and the host keeps no block table",
+        remove_when="the V2 runner tells the speculator of new blocks",
+    ),
+    InstanceSeam(
         "vllm.v1.attention.backend.AttentionImpl",
         "forward",
         "vllm_mtad.runners.v2.attention_stand_in",
