@@ -73,9 +73,7 @@ RELIED_ON = {
         "num_computed_tokens_np[req_index] = num_computed_tokens",
         "req_index, req_new_block_ids, overwrite=False",
     ],
-    (f"{V2}.model_runner", "GPUModelRunner.prepare_attn"): [
-        "input_batch.idx_mapping, num_reqs_padded=input_batch.num_reqs_after_padding"
-    ],
+    (f"{V2}.block_table", "BlockTables.gather_block_tables"): ["out = tuple(self.input_block_tables)"],
     (f"{V2}.block_table", "BlockTables.append_block_ids"): ["self.num_blocks.np[i, req_index] = end"],
     (f"{V2}.model_runner", "GPUModelRunner.sample_tokens"): [
         "draft_tokens[:, num_spec_tokens:] = -1",

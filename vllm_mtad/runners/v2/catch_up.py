@@ -48,11 +48,11 @@ class CatchUp:
         missed = self._missed.take(*_span(input_batch), max_rows=self._speculator.max_num_tokens)
         if missed is None:
             return None
+        # The pass has requests of its own in the first rows of the batch's block table.
+        table = self._speculator.block_tables.input_block_tables[self._speculator.kv_group][: len(missed.states)]
+        of_batch = table.clone()
         self._read(missed)
-        # The pass has used the block tables of the batch.
-        self._speculator.block_tables.gather_block_tables(
-            input_batch.idx_mapping, num_reqs_padded=input_batch.num_reqs_after_padding
-        )
+        table.copy_(of_batch)
         if not len(missed.unfinished):
             return None
         return async_tensor_h2d(missed.unfinished, device=self._speculator.device)
@@ -74,8 +74,9 @@ class CatchUp:
         spec.expanded_input_ids[:num_tokens] = spec.all_token_ids[of_rows, positions]
         spec.input_buffers.query_start_loc[: num_reqs + 1] = async_tensor_h2d(starts, device=spec.device)
         spec.input_buffers.seq_lens[:num_reqs] = async_tensor_h2d(seq_lens, device=spec.device)
-        spec.block_tables.gather_block_tables(states, num_reqs_padded=num_reqs)
-        spec.block_tables.compute_slot_mappings(
+        tables, group = spec.block_tables, spec.kv_group
+        tables.input_block_tables[group][:num_reqs] = tables.block_tables[group].gpu[states]
+        tables.compute_slot_mappings(
             states,
             spec.input_buffers.query_start_loc[: num_reqs + 1],
             positions,
