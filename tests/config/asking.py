@@ -5,6 +5,8 @@ from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from vllm_mtad.releases import moved
+
 
 def create(target: str, speculative_config, **engine_options) -> VllmConfig:
     engine_options = {"max_model_len": 128, "enforce_eager": True} | engine_options
@@ -13,8 +15,7 @@ def create(target: str, speculative_config, **engine_options) -> VllmConfig:
 
 def parse(target: str, *flags: str) -> VllmConfig:
     """What `vllm serve TARGET FLAGS` makes of its flags."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-
+    make_arg_parser = moved("make_arg_parser")
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", target, "--max-model-len", "128", *flags])
     return EngineArgs.from_cli_args(args).create_engine_config()
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from vllm.platforms import current_platform
-from vllm.utils.torch_utils import is_quantized_kv_cache, resolve_kv_cache_dtype_string
+from vllm.utils.torch_utils import resolve_kv_cache_dtype_string
+
+from vllm_mtad.releases import moved
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -149,7 +151,7 @@ ENGINE = (
         "kv_cache_dtype={!r} for the draft",
         _draft_cache_dtype,
         "an unquantized one (speculative_config.kv_cache_dtype)",
-        is_quantized_kv_cache,
+        moved("is_quantized_kv_cache"),
     ),
     EngineRefusal("v2", "watermark_config", lambda c: getattr(c, "watermark_config", None) is not None, "none"),
     EngineRefusal(

@@ -72,6 +72,10 @@ class MTADSpeculativeConfig(SpeculativeConfig):
     def uses_draft_model(self) -> bool:
         return True
 
+    def draft_shares_target_positions(self) -> bool:
+        """As vLLM says it of `draft_model`: a draft's window is its own. (Asked by 0.33.)"""
+        return False
+
     def verify_equal_vocab_size_if_draft_model(self) -> None:
         """Do nothing: `checks.draft_problems` compares the vocabularies."""
 

@@ -1,4 +1,4 @@
-"""These patches (seams) of the engine keep async scheduling, and say which KV blocks the scheduler may hand out."""
+"""These patches (seams) of the engine keep async scheduling and schedules, and reserve KV blocks for the beams."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ logger = logging.getLogger("vllm.mtad")
 def keep_async_scheduling(ngram_gpu_types: Any) -> Any:
     """Add mtad to the methods that async scheduling accepts; vLLM uses this list for nothing else."""
     return Literal[ngram_gpu_types, METHOD]
+
+
+def keep_schedule(disable: Callable) -> Callable:
+    """Leave a schedule of draft lengths to mtad's V1 proposer."""
+
+    @functools.wraps(disable)
+    def unless_mtad(self: Any) -> None:
+        if not is_mtad(self.speculative_config):
+            disable(self)
+
+    return unless_mtad
 
 
 def reserve_scratch_blocks(initialize_kv_caches: Callable) -> Callable:

@@ -32,9 +32,9 @@ class Seam:
     remove_when: str
     runner: Literal["v1", "v2"] | None = None
     """The model runner that needs it; None: each."""
-    refuses_mtad: bool = False
-    """It is applied to a vLLM that is not supported too, where it refuses mtad by name."""
     is_static: bool = False
+    may_be_absent: bool = False
+    """A release that was tested has no such name, and needs no patch."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ SEAMS = (
         why="--speculative-config takes JSON only; `mtad` alone is a draft from the table of known families",
         remove_when="vLLM accepts a bare method name, and lists fields of registered methods in --help",
         is_static=True,
-        refuses_mtad=True,
     ),
     Seam(
         "vllm.engine.arg_utils",
@@ -87,7 +86,6 @@ SEAMS = (
         front_end_seams.check_engine_config,
         why="LLM(speculative_config='mtad'), and the checks that need the whole engine configuration",
         remove_when="vLLM lets a speculative method check the VllmConfig",
-        refuses_mtad=True,
     ),
     Seam(
         "vllm.engine.arg_utils",
@@ -95,7 +93,6 @@ SEAMS = (
         front_end_seams.check_speculative_config,
         why="one sentence instead of a validation dump when an mtad option is refused; the line at start",
         remove_when="vLLM has a registry of speculative methods with their own configuration",
-        refuses_mtad=True,
     ),
     Seam(
         "vllm.config.speculative",
@@ -111,6 +108,14 @@ SEAMS = (
         engine_seams.keep_async_scheduling,
         why="async scheduling is turned off for methods that are not listed here; mtad's drafts stay on the device",
         remove_when="vLLM asks the speculative method whether it supports async scheduling",
+    ),
+    Seam(
+        "vllm.config.vllm",
+        "VllmConfig._maybe_disable_dynamic_sd_for_v1",
+        engine_seams.keep_schedule,
+        why="from 0.33 on V1 drops the schedules of methods that are not listed there; mtad's proposer follows them",
+        remove_when="vLLM asks the proposer whether it follows schedules",
+        may_be_absent=True,
     ),
     Seam(
         "vllm.sampling_params",
@@ -261,7 +266,7 @@ def why_missing(seam: Seam) -> str | None:
         holder, attribute = _place(seam, importlib.import_module(seam.module))
     except Exception as error:
         return one_sentence(error)
-    if hasattr(getattr(holder, attribute, None), _MARK):
+    if hasattr(getattr(holder, attribute, None), _MARK) or not is_wanted(seam, holder, attribute):
         return None
     return _failures.get(seam.name, "it is not what vllm-mtad left there")
 
@@ -279,8 +284,14 @@ def _place(seam: Seam, module: Any) -> tuple[Any, str]:
     return (getattr(module, owner) if owner else module), attribute
 
 
+def is_wanted(seam: Seam, holder: Any, attribute: str) -> bool:
+    return not seam.may_be_absent or hasattr(holder, attribute)
+
+
 def _apply(seam: Seam, module: Any) -> None:
     holder, attribute = _place(seam, module)
+    if not is_wanted(seam, holder, attribute):
+        return
     original = getattr(holder, attribute)
     if hasattr(original, _MARK):
         return

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from vllm_mtad.config.errors import collecting, one_sentence
 from vllm_mtad.config.options import METHOD
+from vllm_mtad.releases import moved
 from vllm_mtad.tools.harness.errors import InputError
 
 
@@ -76,7 +77,6 @@ def diagnose(target: str, draft: str | None, flags: list[str]) -> Diagnosis:
 
 def _engine_arguments(target: str, draft: str | None, flags: list[str]) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.plugins import load_general_plugins
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -84,7 +84,7 @@ def _engine_arguments(target: str, draft: str | None, flags: list[str]) -> Any:
         raise InputError(f"{message[:1].upper()}{message[1:]}: give flags of `vllm serve`.")
 
     load_general_plugins()
-    parser = make_arg_parser(FlexibleArgumentParser())
+    parser = moved("make_arg_parser")(FlexibleArgumentParser())
     parser.error = complain  # type: ignore[method-assign]
     try:
         parsed = parser.parse_args(["--model", target, *flags])
@@ -118,11 +118,8 @@ def _runner(config: Any) -> str:
 
 
 def _seams(runner: str | None) -> str:
-    from vllm_mtad.plugin.availability import is_supported_vllm
     from vllm_mtad.plugin.seams import SEAMS, why_missing
 
-    if not is_supported_vllm():
-        return "this vLLM is not supported"
     own = [seam for seam in SEAMS if seam.runner in (None, runner)]
     missing = [f"{seam.module}.{seam.name} ({why})" for seam in own if (why := why_missing(seam))]
     if missing:

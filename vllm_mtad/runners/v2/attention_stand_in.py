@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from vllm.utils.torch_utils import is_quantized_kv_cache
+
+from vllm_mtad.releases import moved
 
 
 def _plain_layout(kv_cache: torch.Tensor, head_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +57,7 @@ def check_layer(
         "logit soft-cap": bool(getattr(impl, "logits_soft_cap", None)),
         "sliding window": getattr(impl, "sliding_window", None) not in (None, -1, (-1, -1)),
         "KV sharing between layers": getattr(layer, "kv_sharing_target_layer_name", None) is not None,
-        "quantized KV cache": is_quantized_kv_cache(getattr(layer, "kv_cache_dtype", "auto")),
+        "quantized KV cache": moved("is_quantized_kv_cache")(getattr(layer, "kv_cache_dtype", "auto")),
         "head size of values": getattr(layer, "head_size_v", impl.head_size) != impl.head_size,
     }
     for feature, is_there in found.items():
