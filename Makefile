@@ -1,11 +1,13 @@
 # Two commands do everything on a fresh machine; each makes what it needs in .venv.
-.PHONY: demo test lint clean
+.PHONY: demo test test-of-next next lint clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PADDED := build/minisql-0.5b
+NEXT_RELEASE := 0.33.0
+NEXT := build/vllm-$(NEXT_RELEASE)
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 ENGINE_TESTS_OF_BOTH := $(addprefix tests/engine/test_,\
 	damaged_draft.py joint_greedy.py several_candidates.py lossless_and_sampling.py request_options.py schedule.py serve.py)
@@ -16,9 +18,22 @@ demo: $(READY)
 
 # Model Runner V1 on vLLM's CPU engine; then V2, in Triton's interpreter. Two files at a time with a thread each: on
 # models this small a second thread only spins.
-test: lint
+test: lint next
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python $(PYTEST) tests --ignore tests/v2
 	$(BIN)/python -m tests.interpreter $(PYTEST) tests/v2 $(ENGINE_TESTS_OF_BOTH)
+
+	if [ -e $(NEXT)/.ready ]; then $(MAKE) test-of-next; fi
+
+# What may differ between releases of vLLM: the configuration, the seams, the engines. Kernels are our own.
+test-of-next:
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(NEXT)/bin/python $(PYTEST) tests/plugin tests/config tests/runners \
+		tests/patches $(addprefix tests/engine/test_,joint_greedy.py several_candidates.py schedule.py start.py)
+	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup tests/engine/test_joint_greedy.py \
+		$(addprefix tests/v2/test_,capture.py draft_config.py draft_log_q.py graphs.py warm_up.py)
+
+# The other release that is supported, if its wheel can be had.
+next: $(READY)
+	[ -e $(NEXT)/.ready ] || bash packaging/overlay.sh $(BIN)/python $(NEXT) $(NEXT_RELEASE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

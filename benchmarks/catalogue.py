@@ -90,7 +90,7 @@ def methods_of(groups: tuple[str, ...]) -> list[Method]:
 def on_this_device(device: str) -> tuple[tuple[Method, ...], dict[str, str]]:
     """(more methods to compare, reasons of those that cannot run) on `cuda` or `cpu`."""
     reasons = {
-        "FLy": "came with vLLM 0.33; this plugin is for 0.32.0",
+        "FLy": "came with vLLM 0.33, and is not for CPUs; what is here was run on 0.32.0",
         "typical acceptance": "vLLM 0.32.0 has none; the fixed threshold per token is in the row MTAD"
         " acceptance=per_token",
     }

@@ -14,6 +14,7 @@ TESTED = ("0.32.0", "0.33.0")
 
 MOVED = {
     "make_arg_parser": ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"),
+    "get_kv_cache_configs": ("vllm.v1.core.kv_cache_planning", "vllm.v1.core.kv_cache_utils"),
     "is_quantized_kv_cache": ("vllm.v1.kv_cache_interface", "vllm.utils.torch_utils"),
 }
 """The modules that have it, the newest release's first."""

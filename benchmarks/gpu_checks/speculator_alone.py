@@ -22,7 +22,6 @@ from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
 from vllm.utils.math_utils import cdiv
 from vllm.utils.network_utils import get_file_store_init_method
 from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
-from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.worker_base import WorkerWrapperBase
@@ -172,7 +171,7 @@ def _start_runner(config: VllmConfig) -> Any:
     specs = wrapper.worker.get_kv_cache_spec()
     layout = resolve_kv_cache_layout(config, [wrapper.worker.get_supported_kv_cache_layouts()], specs.values())
     wrapper.worker.set_kv_cache_layout(layout.name)
-    (kv_cache_config,) = get_kv_cache_configs(config, [specs], [0])
+    (kv_cache_config,) = moved("get_kv_cache_configs")(config, [specs], [0])
     kv_cache_config.kv_cache_layout = config.cache_config.kv_cache_layout
     wrapper.initialize_from_config([kv_cache_config])
     return runner

@@ -196,6 +196,8 @@ class Verification:
             num_speculative_tokens=nodes,
             enable_adaptive_verification=False,
             rejection_sample_method="standard",
+            fly_entropy_threshold=None,
+            fly_entropy_top_k=None,
         )
         trees = DraftTrees.allocate(n, shape.gamma, shape.num_candidates, device)
         self._sampler = MTADRejectionSampler(sampler, config, device, trees, NotedRequests(n, mtad, device))

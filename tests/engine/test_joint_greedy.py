@@ -5,6 +5,7 @@ the joint test and the extra token all decide. Each (B, gamma) runs in an engine
 """
 
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 from vllm import SamplingParams
@@ -82,6 +83,10 @@ def test_runs_into_max_model_len_without_disturbing_the_others(models, small_pai
         assert_equal_but_for_near_ties(generate_tokens(llm, prompts, GREEDY), expected)
 
 
+@pytest.mark.skipif(
+    ON_V2 and not version("vllm").startswith("0.32"),
+    reason="from 0.33 on vLLM serves no text on V2 that is longer than the draft's window: it lowers max_model_len",
+)
 def test_a_draft_with_a_smaller_window_drafts_up_to_it_only(models, small_pair):
     """One request starts past the window, one crosses it, one stays inside."""
     window = 48

@@ -1,8 +1,9 @@
-"""Each patch applies to the supported vLLM and fixes what its README says; each stock bug is still there."""
+"""Each patch applies to the installed vLLM and fixes what its README says; each stock bug is still there."""
 
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tests.commands import run
 from tests.patches.patched_vllm import build, fixes
 
-RELEASE = "0.32.0"
+RELEASE = version("vllm").split("+")[0]
 
 
 def test_the_table_of_patches_names_each_of_them():
@@ -29,7 +30,7 @@ def test_stock_expand_batch_does_not_write_floats():
     current_platform.import_kernels()
     output = torch.full((3,), -7.0)
     _expand_kernel_impl(output, torch.tensor([0.5, 0.9]), torch.tensor([1, 3], dtype=torch.int32), 0, 1)
-    assert output.tolist() == [-7.0] * 3, "fixed in vLLM: remove patches/0.32.0/expand-batch-on-cpu"
+    assert output.tolist() == [-7.0] * 3, f"fixed in vLLM: remove patches/{RELEASE}/expand-batch-on-cpu"
 
 
 def test_stock_top_k_of_no_rows_raises():
@@ -67,7 +68,7 @@ def graphs_by_batch(target: str, path: str) -> dict[str, int | None]:
 def test_a_batch_finds_the_graph_of_its_own_length(small_pair, tmp_path):
     root = Path(__file__).parents[2]
     stock = graphs_by_batch(small_pair[0], str(root))
-    assert stock["5 x 17"] is None, "fixed in vLLM: remove patches/0.32.0/graphs-of-several-decode-lengths"
+    assert stock["5 x 17"] is None, f"fixed in vLLM: remove patches/{RELEASE}/graphs-of-several-decode-lengths"
     fixed = graphs_by_batch(small_pair[0], f"{build(tmp_path, fixes(RELEASE))}{os.pathsep}{root}")
     assert fixed["5 x 17"] == 90
     assert {batch: tokens for batch, tokens in fixed.items() if stock[batch] is not None} == {

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def records(tmp_path_factory):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     machine, *others = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
     assert machine["part"] == "machine"
-    assert machine["versions"]["vllm"].startswith("0.32.0")
+    assert machine["versions"]["vllm"] == version("vllm")
     return others
 
 

@@ -43,7 +43,7 @@ REQUESTS = {
     "greedy": [greedy()] * 4,
     "small_top_k": [sampled(seed=1, top_k=20), sampled(seed=2, top_k=5, top_p=0.8), greedy(), sampled(seed=3)],
     "truncated": [sampled(seed=1, top_k=20), sampled(seed=2, top_p=0.8), sampled(seed=3, min_p=0.02), greedy()],
-    "not_truncated": [sampled(seed=4), sampled(seed=5), greedy(), sampled(seed=6)],
+    "not_truncated": [sampled(seed=4), sampled(seed=5), greedy(), sampled(seed=6, max_tokens=4)],  # drafting comes back
 }
 
 
@@ -259,7 +259,7 @@ def test_graphs_of_every_kind_were_replayed(replayed):
     assert {d.truncation for d in beams} == set(graphs.GRAPHED_TRUNCATIONS)
     first_passes = by_draft - beams
     full = {d for d in first_passes if d.cg_mode == CUDAGraphMode.FULL}
-    # Batches without drafts have 2 tokens a request (the target's row and its newest), and are replayed too.
+    # A batch that is drafted for again has 2 tokens a request: the target's row and its newest.
     assert {d.uniform_token_count for d in full} == {2, 3, GAMMA + 2, ROWS + 1}
     # Batches with prefills run in pieces; eagerly where they have more tokens than vLLM captures.
     assert {d.num_tokens for d in first_passes if d.cg_mode == CUDAGraphMode.PIECEWISE} == set(PIECE_SIZES)

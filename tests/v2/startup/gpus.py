@@ -36,6 +36,7 @@ def default_sizes_of(gpu: Gpu) -> Iterator[None]:
     platform = SimpleNamespace(
         get_device_total_memory=lambda: gpu.memory,
         get_device_name=lambda: gpu.name,
+        is_device_capability=lambda capability: capability == gpu.capability,
         is_tpu=lambda: False,
         is_cpu=lambda: False,
     )
