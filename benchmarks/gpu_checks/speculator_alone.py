@@ -28,6 +28,7 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from benchmarks.gpu_checks.graph_use import count_replays
 from benchmarks.gpu_checks.models import spread_weights
+from vllm_mtad.releases import moved
 
 Contexts = tuple[int, ...]
 """Tokens of each request of a batch."""
