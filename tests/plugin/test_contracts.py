@@ -7,8 +7,9 @@ import inspect
 
 import pytest
 
-from vllm_mtad.plugin import contracts
-from vllm_mtad.plugin.contracts import OF_SEAMS, RELIED_ON, Contract, broken_contracts, find
+from vllm_mtad.plugin import contract_table
+from vllm_mtad.plugin.contract_table import OF_SEAMS, RELIED_ON, broken_contracts
+from vllm_mtad.plugin.contracts import Contract, find
 from vllm_mtad.plugin.overrides import broken_overrides, overrides, why_unlike
 from vllm_mtad.plugin.seams import SEAMS
 
@@ -98,6 +99,6 @@ def test_what_a_broken_contract_says(contract, why):
 
 
 def test_contracts_of_the_other_runner_do_not_count(monkeypatch):
-    monkeypatch.setattr(contracts, "RELIED_ON", (Contract(HERE, "nowhere", (), runner="v2"),))
+    monkeypatch.setattr(contract_table, "RELIED_ON", (Contract(HERE, "nowhere", (), runner="v2"),))
     assert list(broken_contracts("v1")) == list(broken_contracts(None)) == []
     assert len(list(broken_contracts("v2"))) == 1

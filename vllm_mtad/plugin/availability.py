@@ -48,7 +48,7 @@ def check_available(runner: str | None = None) -> None:
 
 def _differences(runner: str | None) -> Iterator[str]:
     """What the installed vLLM has otherwise than mtad needs it."""
-    from vllm_mtad.plugin.contracts import broken_contracts
+    from vllm_mtad.plugin.contract_table import broken_contracts
     from vllm_mtad.plugin.overrides import broken_overrides
 
     yield from broken_contracts(runner)

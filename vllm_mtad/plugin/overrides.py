@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _CHANGED_ON_PURPOSE = ("__init__", "__repr__")
-"""vLLM's constructors are met by the `__new__` seams (`contracts.OF_SEAMS`)."""
+"""vLLM's constructors are met by the `__new__` seams (`contract_table.OF_SEAMS`)."""
 
 
 def overrides(runner: str | None) -> Iterator[tuple[str, Callable, Callable]]:
