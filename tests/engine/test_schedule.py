@@ -31,6 +31,18 @@ def drafted_and_accepted(llm, generate):
     return result, *(after[name] - before[name] for name in names)
 
 
+def test_who_wants_no_drafts_after_a_time_without(llm):
+    """First, so that no drafts of others are left over: what the target reads in their places must be tokens."""
+    prompts = random_prompts([9, 14], seed=6)
+    generate_tokens(llm, prompts, [sampled(6)] * 2)
+    greedy = ({"mtad": False}, {"mtad_greedy": "lossless"})
+    off, lossless = (
+        generate_tokens(llm, prompts[:1], SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, extra_args=how))
+        for how in greedy
+    )
+    assert off == lossless
+
+
 def test_drafts_after_a_time_without_are_as_good_as_ever(llm):
     """Two requests together draft nothing; when one has ended the other drafts."""
     params = [sampled(30), sampled(60)]
@@ -66,24 +78,33 @@ def test_a_request_without_drafts_leaves_holes_as_well(llm):
 # From here on with engines of their own, which end the counters of the module's.
 
 
-def test_what_was_missed_is_read_in_passes_of_a_bounded_size(small_pair):
-    """Until a request has read it all, none of its drafts is accepted; then all are."""
-    prompts, params = random_prompts([5, 6], seed=11), [sampled(70), sampled(44)]
+def tokens_of_calls(llm, prompts, params) -> list[tuple[int, int]]:
+    """(requests in flight, tokens) of each of the target's calls for the first of the requests."""
+    for i, (prompt, own) in enumerate(zip(prompts, params)):
+        own.output_kind = RequestOutputKind.DELTA
+        llm.llm_engine.add_request(str(i), {"prompt_token_ids": prompt}, own)
+    found = []
+    while llm.llm_engine.has_unfinished_requests():
+        outputs = {output.request_id: output.outputs[0].token_ids for output in llm.llm_engine.step()}
+        if "0" in outputs:
+            found.append((len(outputs), len(outputs["0"])))
+    return found
+
+
+def test_what_is_read_in_passes_of_a_bounded_size(small_pair):
     with engine(small_pair[0], small_pair[0], ALONE_ONLY, max_num_batched_tokens=16, max_num_seqs=2) as llm:
-        for i, (prompt, own) in enumerate(zip(prompts, params)):
-            own.output_kind = RequestOutputKind.DELTA
-            llm.llm_engine.add_request(str(i), {"prompt_token_ids": prompt}, own)
-        per_call = []
-        while llm.llm_engine.has_unfinished_requests():
-            outputs = llm.llm_engine.step()
-            if [output.request_id for output in outputs] == ["0"]:
-                per_call.append(len(outputs[0].outputs[0].token_ids))
-    while per_call[0] > 1:  # before the second request came
-        per_call.pop(0)
-    accepted = per_call.index(GAMMA + 1)
-    assert per_call[:accepted] == [1] * accepted
+        # A prompt of five chunks has been read when it ends.
+        calls = tokens_of_calls(llm, random_prompts([70], seed=12), [sampled(1 + 2 * (GAMMA + 1))])
+        assert [tokens for _, tokens in calls if tokens] == [1, GAMMA + 1, GAMMA + 1]
+        calls = tokens_of_calls(llm, random_prompts([5, 6], seed=11), [sampled(70), sampled(44)])
+    alone = [tokens for in_flight, tokens in calls if in_flight == 1]
+    while alone[0] > 1:  # before the second request came
+        alone.pop(0)
+    # Until it has read all that was missed, none of its drafts is accepted; then all are.
+    accepted = alone.index(GAMMA + 1)
+    assert alone[:accepted] == [1] * accepted
     assert accepted >= 3
-    assert set(per_call[accepted:-1]) == {GAMMA + 1}
+    assert set(alone[accepted:-1]) == {GAMMA + 1}
 
 
 @pytest.mark.skipif(ON_V2, reason="minutes in the interpreter; tests/v2/test_graphs.py has schedules on V2")

@@ -40,13 +40,13 @@ def check_available(runner: str | None = None) -> None:
         if seam.runner in (None, runner) and (why := why_missing(seam)) is not None:
             raise _not_available(f"vllm-mtad could not patch {seam.module}.{seam.name} ({why})")
     if not is_tested_vllm():
-        if (why := next(_differences(runner), None)) is not None:
+        if (why := next(differences(runner), None)) is not None:
             raise _not_available(why)
         if runner is not None:
             _warn(installed_vllm())
 
 
-def _differences(runner: str | None) -> Iterator[str]:
+def differences(runner: str | None) -> Iterator[str]:
     """What the installed vLLM has otherwise than mtad needs it."""
     from vllm_mtad.plugin.contract_table import broken_contracts
     from vllm_mtad.plugin.overrides import broken_overrides
@@ -68,7 +68,7 @@ def _not_available(why: str) -> ValueError:
 @functools.cache
 def _warn(version: str) -> None:
     logger.warning(
-        "mtad was tested with vLLM %s, and this is %s. All that it relies on is as it was there, so it runs.",
+        "mtad was tested with vLLM %s, and this is %s. All that is checked of it is as it was there, so it runs.",
         ", ".join(TESTED),
         version,
     )

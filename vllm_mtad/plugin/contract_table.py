@@ -381,6 +381,12 @@ RELIED_ON = (
 """Of what no seam replaces, but the runners rely on."""
 
 
+def why_unlike_its_contract(seam: str) -> str | None:
+    """Why what a seam replaces is not what it was made for; None if it is."""
+    place = seam.replace("__new__", "__init__")
+    return next((why for contract in OF_SEAMS if contract.name == place and (why := contract.why_broken())), None)
+
+
 def broken_contracts(runner: str | None) -> Iterator[str]:
     """
     Args:

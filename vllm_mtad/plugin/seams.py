@@ -289,6 +289,9 @@ def is_wanted(seam: Seam, holder: Any, attribute: str) -> bool:
 
 
 def _apply(seam: Seam, module: Any) -> None:
+    from vllm_mtad.plugin.availability import is_tested_vllm
+    from vllm_mtad.plugin.contract_table import why_unlike_its_contract
+
     holder, attribute = _place(seam, module)
     if not is_wanted(seam, holder, attribute):
         return
@@ -297,6 +300,8 @@ def _apply(seam: Seam, module: Any) -> None:
         return
     if (other := _other_than_vllm(original)) is not None:
         raise RuntimeError(f"{other} has replaced it before")
+    if not is_tested_vllm() and (why := why_unlike_its_contract(seam.name)) is not None:
+        raise RuntimeError(why)  # the replacement would not fit for those either who do not ask for mtad
     replacement = seam.replacement(original)
     setattr(replacement, _MARK, seam.name)
     setattr(holder, attribute, staticmethod(replacement) if seam.is_static else replacement)

@@ -6,12 +6,15 @@ is drafted for. The account is by block, as a request may find another's blocks 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
 class DraftHoles:
-    """Arguments of the methods, of the requests of a batch: `block_table`, int `[num_reqs, columns]`, of blocks in the
-    order of their text; `begins`, `ends`, int `[num_reqs]`, positions in it, the end excluded.
+    """Arguments of the methods, of the requests of a batch: `block_table`, int `[num_reqs, columns]` (or what can be
+    indexed like it), of blocks in the order of their text; `begins`, `ends`, int `[num_reqs]`, positions in it, the end
+    excluded.
 
     Args:
         num_blocks: blocks of the KV cache.
@@ -24,12 +27,12 @@ class DraftHoles:
         # written since the block was handed out are asked for, so what is older does not matter.
         self._first = np.full(num_blocks, block_size, dtype=np.int64)
 
-    def open(self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
+    def open(self, block_table: Any, begins: np.ndarray, ends: np.ndarray) -> None:
         """The target has written these tokens, and the draft model has not."""
         requests, blocks, starts = self._covered(block_table, begins, ends)
         np.minimum.at(self._first, blocks, np.maximum(begins[requests] - starts, 0))
 
-    def fill(self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray, is_complete: np.ndarray) -> None:
+    def fill(self, block_table: Any, begins: np.ndarray, ends: np.ndarray, is_complete: np.ndarray) -> None:
         """The draft model has read these tokens, and there was no hole before them.
 
         Args:
@@ -39,7 +42,7 @@ class DraftHoles:
         read = np.minimum(ends[requests] - starts, self._block_size)
         np.maximum.at(self._first, blocks, np.where(is_complete[requests], self._block_size, read))
 
-    def first(self, block_table: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def first(self, block_table: Any, lengths: np.ndarray) -> np.ndarray:
         """int64 `[num_reqs]`: the position of the first hole in texts of these lengths, or the length."""
         requests, blocks, starts = self._covered(block_table, np.zeros_like(lengths), lengths)
         is_hole = self._first[blocks] < self._block_size
@@ -48,7 +51,7 @@ class DraftHoles:
         return first
 
     def _covered(
-        self, block_table: np.ndarray, begins: np.ndarray, ends: np.ndarray
+        self, block_table: Any, begins: np.ndarray, ends: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each block that holds some of these tokens: (request, block, position where it starts), int64 each."""
         columns = begins // self._block_size

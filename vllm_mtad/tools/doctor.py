@@ -118,10 +118,13 @@ def _runner(config: Any) -> str:
 
 
 def _seams(runner: str | None) -> str:
+    from vllm_mtad.plugin.availability import differences, is_tested_vllm
     from vllm_mtad.plugin.seams import SEAMS, why_missing
 
     own = [seam for seam in SEAMS if seam.runner in (None, runner)]
     missing = [f"{seam.module}.{seam.name} ({why})" for seam in own if (why := why_missing(seam))]
+    if not is_tested_vllm() and (differs := list(differences(runner))):
+        return f"this vLLM was not tested, and is not as mtad needs it: {'; '.join(differs)}"
     if missing:
         return f"{len(missing)} of {len(own)} do not stand: {', '.join(missing)}"
     return f"all {len(own)} stand" + (f", those of Model Runner {runner.upper()} among them" if runner else "")

@@ -14,7 +14,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.input_batch import InputBatch
 
-from vllm_mtad.runners.v2.missed_text import MissedText, MissedTokens
+from vllm_mtad.runners.v2.missed_text import MissedText, MissedTokens, Span
 
 if TYPE_CHECKING:
     from vllm_mtad.runners.v2.speculator import MTADSpeculator
@@ -37,7 +37,7 @@ class CatchUp:
 
     def skip(self, input_batch: InputBatch) -> None:
         """In this step the draft model reads nothing."""
-        self._missed.skip(*_span(input_batch))
+        self._missed.skip(self._span(input_batch))
 
     def run(self, input_batch: InputBatch) -> torch.Tensor | None:
         """Read what was missed up to this step, as far as a pass goes.
@@ -45,14 +45,15 @@ class CatchUp:
         Returns:
             int64 `[n]`, the states of the requests that must not be drafted for; None if there is none.
         """
-        missed = self._missed.take(*_span(input_batch), max_rows=self._speculator.max_num_tokens)
+        missed = self._missed.take(self._span(input_batch), self._speculator.max_num_tokens)
         if missed is None:
             return None
-        # The pass has requests of its own in the first rows of the batch's block table.
-        table = self._speculator.block_tables.input_block_tables[self._speculator.kv_group][: len(missed.states)]
-        of_batch = table.clone()
-        self._read(missed)
-        table.copy_(of_batch)
+        if len(missed.states):
+            # The pass has requests of its own in the first rows of the batch's block table.
+            table = self._speculator.block_tables.input_block_tables[self._speculator.kv_group][: len(missed.states)]
+            of_batch = table.clone()
+            self._read(missed)
+            table.copy_(of_batch)
         if not len(missed.unfinished):
             return None
         return async_tensor_h2d(missed.unfinished, device=self._speculator.device)
@@ -88,7 +89,12 @@ class CatchUp:
         metadata, slots = spec.first_pass.metadata(num_reqs, descriptor, starts, seq_lens - 1)
         spec.draft_forward(spec.expanded_input_ids[:num_tokens], positions.clamp(max=spec.window - 1), metadata, slots)
 
-
-def _span(input_batch: InputBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(state, position of the first token that the target reads, or more, and how many it reads), by request."""
-    return input_batch.idx_mapping_np, input_batch.num_computed_tokens_np, input_batch.num_scheduled_tokens
+    def _span(self, input_batch: InputBatch) -> Span:
+        states = input_batch.idx_mapping_np
+        return Span(
+            states,
+            input_batch.num_computed_tokens_np.astype(np.int64),
+            input_batch.num_scheduled_tokens.astype(np.int64),
+            is_exact=input_batch.is_prefilling_np,  # no drafts of it are in flight
+            wants_drafts=self._speculator.noted.want_drafts(states),
+        )

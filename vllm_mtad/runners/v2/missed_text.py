@@ -18,6 +18,29 @@ _NOTHING = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
+class Span:
+    """What the target reads of each request in a step, by request of the batch.
+
+    `states` int64, its state; `begins`, `counts` int64, the position of the first token, or a few more, and how many;
+    `is_exact` bool, whether `begins` is no more than that; `wants_drafts` bool.
+    """
+
+    states: np.ndarray
+    begins: np.ndarray
+    counts: np.ndarray
+    is_exact: np.ndarray
+    wants_drafts: np.ndarray
+
+    @property
+    def ends(self) -> np.ndarray:
+        return self.begins + self.counts
+
+    def least_begins(self, max_lag: int) -> np.ndarray:
+        """int64 `[num_reqs]`: where they may begin in truth."""
+        return np.where(self.is_exact, self.begins, np.maximum(self.begins - max_lag, 0))
+
+
+@dataclass(frozen=True)
 class MissedTokens:
     """What is to be read before a batch is drafted for.
 
@@ -41,6 +64,18 @@ class MissedTokens:
         return self.states.repeat(self.counts), positions
 
 
+@dataclass(frozen=True)
+class _RowsOf:
+    """Some rows of a block table, by batch row; nothing is copied but what is asked for."""
+
+    table: np.ndarray
+    states: np.ndarray
+
+    def __getitem__(self, index: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        requests, columns = index
+        return self.table[self.states[requests], columns]
+
+
 class MissedText:
     """
     Args:
@@ -55,7 +90,7 @@ class MissedText:
         self._is_new = np.zeros(table_shape[0], dtype=bool)
         # By request state, the position of the first token that was not read.
         self._first = np.full(table_shape[0], _NOTHING)
-        self._max_lag, self._page_size = max_lag, page_size
+        self._max_lag = max_lag
         self._make_holes = functools.partial(DraftHoles, num_blocks, page_size)
         self._holes: DraftHoles | None = None
         """From the first step without drafts on."""
@@ -78,61 +113,54 @@ class MissedText:
         self._block_table[state, start:end] = blocks
         self._is_new[state] |= is_new
 
-    def skip(self, states: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> None:
-        """The target has read so many tokens of these requests, and the draft model has not.
-
-        Args:
-            begins: int `[num_reqs]`, at least the position of the first of them.
-        """
-        self._meet(states, begins)
+    def skip(self, span: Span) -> None:
+        """The target reads this, and the draft model does not."""
         if self._holes is None:
             self._holes = self._make_holes()
-        first = self._at_least_from(begins)
-        ends = begins + counts
-        self._holes.open(self._table(states, ends), first, ends)
-        self._first[states] = np.minimum(self._first[states], first)
+        first = self._open(self._holes, span, np.ones(len(span.states), dtype=bool))
+        self._look_up(self._holes, span, self._pop_new(span))  # what others of this step are about to write, too
+        self._first[span.states] = np.minimum(self._first[span.states], first)
 
-    def take(self, states: np.ndarray, begins: np.ndarray, counts: np.ndarray, max_rows: int) -> MissedTokens | None:
-        """What a batch is to read of what it has missed, and then of this step; None if it has missed nothing.
+    def take(self, span: Span, max_rows: int) -> MissedTokens | None:
+        """What a batch is to read of what it has missed, and then of this step; None if nothing is missing.
 
         Args:
-            begins, counts: as `skip`'s.
-            max_rows: of a pass over what was missed.
+            max_rows: of a pass over what was missed. Requests that want no drafts have none of them.
         """
-        self._meet(states, begins)
-        if self._holes is None:
+        new, holes = self._pop_new(span), self._holes
+        if holes is None:
             return None
-        ends, first = begins + counts, np.minimum(self._first[states], begins)
-        table = self._table(states, ends)
-        missed = begins - first
-        room = np.maximum(max_rows - (missed.cumsum() - missed), 0)
-        read = np.minimum(missed, room)
+        self._look_up(holes, span, new)
+        first = np.minimum(self._first[span.states], span.begins)
+        missed = span.begins - first
+        wanted = np.where(span.wants_drafts, missed, 0)
+        read = np.minimum(wanted, np.maximum(max_rows - (wanted.cumsum() - wanted), 0))
         is_complete = read == missed
-        behind, known = ~is_complete, self._at_least_from(begins)
-        self._holes.open(table[behind], known[behind], ends[behind])
+        known = self._open(holes, span, ~is_complete)
         reached = np.minimum(first + read, np.maximum(known, first))  # further on, text may have been unknown
-        self._holes.fill(table, first, np.where(is_complete, ends, reached), is_complete)
-        self._first[states] = np.where(is_complete, _NOTHING, reached)
-        if not missed.any():
+        table = _RowsOf(self._block_table, span.states)
+        holes.fill(table, first, np.where(is_complete, span.ends, reached), is_complete)
+        self._first[span.states] = np.where(is_complete, _NOTHING, reached)
+        if is_complete.all() and not read.any():
             return None
         reads = read > 0
-        return MissedTokens(states[reads], first[reads], read[reads], states[behind])
+        return MissedTokens(span.states[reads], first[reads], read[reads], span.states[~is_complete])
 
-    def _meet(self, states: np.ndarray, begins: np.ndarray) -> None:
-        """New requests may have found blocks with holes in the prefix cache. Of these `begins` is exact."""
-        new = states[self._is_new[states]]
-        if not len(new):
-            return
-        lengths = begins[self._is_new[states]].astype(np.int64)
-        self._is_new[new] = False
-        if self._holes is not None:
-            first = self._holes.first(self._table(new, lengths), lengths)
-            self._first[new] = np.where(first < lengths, first, _NOTHING)
+    def _open(self, holes: DraftHoles, span: Span, which: np.ndarray) -> np.ndarray:
+        """Holes where the target reads of `which` requests, bool `[num_reqs]`; returns where each begins at least."""
+        first = span.least_begins(self._max_lag)
+        holes.open(_RowsOf(self._block_table, span.states[which]), first[which], span.ends[which])
+        return first
 
-    def _table(self, states: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """int32 `[num_reqs, columns]`: the blocks of texts of these lengths."""
-        return self._block_table[states, : -(-int(lengths.max()) // self._page_size)]
+    def _pop_new(self, span: Span) -> np.ndarray:
+        """bool `[num_reqs]`: the requests that are in a step for the first time."""
+        new = self._is_new[span.states]
+        self._is_new[span.states] = False
+        self._first[span.states[new]] = _NOTHING
+        return new
 
-    def _at_least_from(self, begins: np.ndarray) -> np.ndarray:
-        """int64 `[num_reqs]`: where these may begin in truth."""
-        return np.maximum(begins.astype(np.int64) - self._max_lag, 0)
+    def _look_up(self, holes: DraftHoles, span: Span, new: np.ndarray) -> None:
+        """Requests of `new`, bool `[num_reqs]`, may have found blocks with holes in the prefix cache."""
+        states, lengths = span.states[new], span.begins[new]
+        first = holes.first(_RowsOf(self._block_table, states), lengths)
+        self._first[states] = np.where(first < lengths, first, _NOTHING)

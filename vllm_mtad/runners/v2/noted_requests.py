@@ -45,9 +45,9 @@ class NotedRequests(LogitsProcessor):
         self.log_thresholds.copy_to_uva()
         self.lossless.apply_write()
 
-    def want_drafts(self, states: np.ndarray) -> bool:
-        """Whether any of these requests is decoded with drafts."""
-        return not np.isposinf(self.log_thresholds.np[states]).all()
+    def want_drafts(self, states: np.ndarray) -> np.ndarray:
+        """bool, for each of these requests: whether it is decoded with drafts."""
+        return ~np.isposinf(self.log_thresholds.np[states])
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         return logits

@@ -39,7 +39,12 @@ from vllm_mtad.runners.v2.beams import DraftBeams, DraftRequests, Truncation
 from vllm_mtad.runners.v2.catch_up import CatchUp
 from vllm_mtad.runners.v2.draft_config import draft_config
 from vllm_mtad.runners.v2.first_pass import FirstPass
-from vllm_mtad.runners.v2.graphs import BeamBatchDescriptor, BeamGraphManager, FirstPassGraphManager
+from vllm_mtad.runners.v2.graphs import (
+    BeamBatchDescriptor,
+    BeamGraphManager,
+    FirstPassGraphManager,
+    schedule_of,
+)
 from vllm_mtad.runners.v2.noted_requests import NotedRequests
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
@@ -63,6 +68,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.noted = NotedRequests(self.max_num_reqs, options, device)
         self.requests = DraftRequests.allocate(self.idx_mapping, self.temperature, self.seeds, self.noted.lossless.gpu)
         self.beams = DraftBeams(options, self.max_num_reqs, self.vocab_size, self.requests, self.window)
+        self._schedule = schedule_of(vllm_config)
         self.first_pass = FirstPass(self)
         self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
         self.beam_starts = torch.arange(self.max_num_reqs + 1, dtype=torch.int32, device=device) * self.beam_width
@@ -174,10 +180,10 @@ class MTADSpeculator(StandaloneARSpeculator):
         num_nodes = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         if self.verification is not None and not dummy_run:
             self.verification.finish(input_batch)
-        if not dummy_run and (num_nodes == 0 or not self.noted.want_drafts(input_batch.idx_mapping_np)):
+        if not dummy_run and not self._reads(input_batch, num_nodes):
             assert self.catch_up is not None
             self.catch_up.skip(input_batch)
-            return self.draft_tokens[:num_reqs]
+            return torch.zeros_like(self.draft_tokens[:num_reqs])  # nobody accepts them, but the target may read them
         attend = not (dummy_run and skip_attn_for_dummy_run)
         # Dummy requests carry arange for states: as padding they neither write KV nor touch a live request's log q.
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
@@ -196,6 +202,16 @@ class MTADSpeculator(StandaloneARSpeculator):
         if undrafted is not None:
             self.beams.trees.log_q[undrafted] = torch.inf  # fails the joint test
         return self.draft_tokens[:num_reqs]
+
+    def _reads(self, input_batch: InputBatch, num_nodes: int) -> bool:
+        """Whether the draft model reads what the target has read, for drafts of this step or of a later one."""
+        if not self.noted.want_drafts(input_batch.idx_mapping_np).any():
+            return False
+        if num_nodes > 0:
+            return True
+        # From 0.33 on vLLM asks for no drafts of steps after which nobody decodes. Of a prompt the next step decodes.
+        ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        return self._schedule[input_batch.num_reqs] > 0 and bool((ends < input_batch.prefill_len_np).any())
 
     def _copy_truncation(self, requests: np.ndarray) -> Truncation:
         assert self.sampling_states is not None, "the runner has not handed over its sampling states"
