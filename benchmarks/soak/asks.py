@@ -97,6 +97,8 @@ def _sampled(generator: random.Random, base: dict[str, Any]) -> Ask:
         body |= SAMPLED[name](generator)
     if "min_tokens" in body:
         body["max_tokens"] = max(body["max_tokens"], body["min_tokens"])
+    if body["temperature"] == 0:
+        body["n"] = 1  # vLLM takes no more
     if "prompt_logprobs" in body:
         body["stream"] = False  # vLLM gives them whole
     return Ask(" + ".join(sorted(names)), body, choices=body.get("n", 1))

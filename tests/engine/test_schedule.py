@@ -32,7 +32,7 @@ def drafted_and_accepted(llm, generate):
 
 
 def test_who_wants_no_drafts_after_a_time_without(llm):
-    """First, so that no drafts of others are left over: what the target reads in their places must be tokens."""
+    """Two together are decoded without drafts; the next, alone, could have some."""
     prompts = random_prompts([9, 14], seed=6)
     generate_tokens(llm, prompts, [sampled(6)] * 2)
     greedy = ({"mtad": False}, {"mtad_greedy": "lossless"})
