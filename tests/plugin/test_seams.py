@@ -17,7 +17,7 @@ from vllm_mtad.plugin.availability import check_available
 from vllm_mtad.plugin.contracts import find
 from vllm_mtad.plugin.seams import INSTANCE_SEAMS, SEAMS, apply_seam
 
-WANTED = [seam for seam in SEAMS if seams.is_wanted(seam, *seams._place(seam, importlib.import_module(seam.module)))]
+WANTED = [seam for seam in SEAMS if seams.has_place(seam)]
 """All but those whose names this release does not have."""
 
 

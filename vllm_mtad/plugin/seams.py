@@ -284,6 +284,11 @@ def _place(seam: Seam, module: Any) -> tuple[Any, str]:
     return (getattr(module, owner) if owner else module), attribute
 
 
+def has_place(seam: Seam) -> bool:
+    """Whether the installed vLLM has what a seam patches, or should have it."""
+    return is_wanted(seam, *_place(seam, importlib.import_module(seam.module)))
+
+
 def is_wanted(seam: Seam, holder: Any, attribute: str) -> bool:
     return not seam.may_be_absent or hasattr(holder, attribute)
 

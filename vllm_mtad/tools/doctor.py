@@ -119,9 +119,9 @@ def _runner(config: Any) -> str:
 
 def _seams(runner: str | None) -> str:
     from vllm_mtad.plugin.availability import differences, is_tested_vllm
-    from vllm_mtad.plugin.seams import SEAMS, why_missing
+    from vllm_mtad.plugin.seams import SEAMS, has_place, why_missing
 
-    own = [seam for seam in SEAMS if seam.runner in (None, runner)]
+    own = [seam for seam in SEAMS if seam.runner in (None, runner) and (not seam.may_be_absent or has_place(seam))]
     missing = [f"{seam.module}.{seam.name} ({why})" for seam in own if (why := why_missing(seam))]
     if not is_tested_vllm() and (differs := list(differences(runner))):
         return f"this vLLM was not tested, and is not as mtad needs it: {'; '.join(differs)}"
