@@ -31,18 +31,6 @@ def drafted_and_accepted(llm, generate):
     return result, *(after[name] - before[name] for name in names)
 
 
-def test_who_wants_no_drafts_after_a_time_without(llm):
-    """Two together are decoded without drafts; the next, alone, could have some."""
-    prompts = random_prompts([9, 14], seed=6)
-    generate_tokens(llm, prompts, [sampled(6)] * 2)
-    greedy = ({"mtad": False}, {"mtad_greedy": "lossless"})
-    off, lossless = (
-        generate_tokens(llm, prompts[:1], SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, extra_args=how))
-        for how in greedy
-    )
-    assert off == lossless
-
-
 def test_drafts_after_a_time_without_are_as_good_as_ever(llm):
     """Two requests together draft nothing; when one has ended the other drafts."""
     params = [sampled(30), sampled(60)]

@@ -19,7 +19,7 @@ from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager, ModelCudaGraphManager
 
 from tests.engine.engines import counters, engine, generate_tokens
-from tests.small_pair import random_prompts
+from tests.small_pair import VOCAB_SIZE, random_prompts
 from tests.v2.capture import Captured
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 from vllm_mtad.runners.v2 import graphs
@@ -61,6 +61,24 @@ def runner_and_llm(small_pair):
         fields |= {"num_candidates": CANDIDATES, "max_candidate_rows": ROWS}
         with engine(*small_pair, fields, enable_prefix_caching=False) as llm:
             yield llm.llm_engine.model_executor.driver_worker.worker.model_runner, llm
+
+
+def test_where_nobody_wants_drafts_their_places_hold_tokens(runner_and_llm, monkeypatch):
+    """The target may read them. Four requests have no drafts, and vLLM overwrites what it was given for them by -1."""
+    runner, llm = runner_and_llm
+    propose, given = runner.speculator.propose, []
+    generate_tokens(llm, PROMPTS, [greedy()] * 4)
+
+    def recorded(*args, **kwargs):
+        drafts = propose(*args, **kwargs)
+        given.append((kwargs["num_speculative_tokens"], drafts.clone()))
+        return drafts
+
+    monkeypatch.setattr(runner.speculator, "propose", recorded)
+    generate_tokens(llm, PROMPTS[:1], greedy(extra_args={"mtad": False}))
+    asked = [drafts for num_drafts, drafts in given if num_drafts]
+    assert asked
+    assert all(((drafts >= 0) & (drafts < VOCAB_SIZE)).all() for drafts in asked)
 
 
 @pytest.fixture(scope="module")
