@@ -18,44 +18,43 @@ _NOTHING = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
-class Span:
-    """What the target reads of each request in a step, by request of the batch.
-
-    `states` int64, its state; `begins`, `counts` int64, the position of the first token, or a few more, and how many;
-    `is_exact` bool, whether `begins` is no more than that; `wants_drafts` bool.
+class _Tokens:
+    """Tokens of some requests, int64 `[n]` each: `states`, the request's state; `begins`, `counts`, the position of the
+    first, and how many.
     """
 
     states: np.ndarray
     begins: np.ndarray
     counts: np.ndarray
-    is_exact: np.ndarray
-    wants_drafts: np.ndarray
 
     @property
     def ends(self) -> np.ndarray:
         return self.begins + self.counts
 
+
+@dataclass(frozen=True)
+class Span(_Tokens):
+    """What the target reads in a step, of each request of the batch.
+
+    `is_exact`: bool, whether it begins there, and not up to a few tokens before. `wants_drafts`: bool.
+    """
+
+    is_exact: np.ndarray
+    wants_drafts: np.ndarray
+
     def least_begins(self, max_lag: int) -> np.ndarray:
-        """int64 `[num_reqs]`: where they may begin in truth."""
+        """int64 `[n]`: where it may begin in truth."""
         return np.where(self.is_exact, self.begins, np.maximum(self.begins - max_lag, 0))
 
 
 @dataclass(frozen=True)
-class MissedTokens:
-    """What is to be read before a batch is drafted for.
+class MissedTokens(_Tokens):
+    """What is to be read before a batch is drafted for, of each request that has missed something.
 
-    By request that has missed something, `[n]`: `states` int64, its state; `begins`, `counts` int64, the positions.
-    `unfinished`: int64, the states of those that still lack some then, and must not be drafted for.
+    `unfinished`: int64, the states of the requests that still lack some then, and must not be drafted for.
     """
 
-    states: np.ndarray
-    begins: np.ndarray
-    counts: np.ndarray
     unfinished: np.ndarray
-
-    @property
-    def ends(self) -> np.ndarray:
-        return self.begins + self.counts
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """(state, position) of each token, int64 `[rows]`."""
