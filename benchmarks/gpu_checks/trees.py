@@ -144,11 +144,13 @@ class OurAttention:
         shape = Shape(num_heads=num_heads, num_kv_heads=inputs.key.shape[1], head_size=head_size)
         self._layer: Any = attention_layer(shape)
         self._layer.impl.vllm_flash_attn_version = 3 if flash else 2
-        (self._reader,) = prefix_readers([self._layer], width, len(query), query.dtype, device)
+        most_len = inputs.context + width
+        (self._reader,) = prefix_readers([self._layer], width, len(query), most_len, query.dtype, device)
         TreeAttention(self._layer, self._reader, device)
         starts = torch.arange(num_reqs + 1, dtype=torch.int32, device=device) * width
         lens = torch.full((num_reqs,), inputs.context + 1, dtype=torch.int32, device=device)
-        self._prefixes = Prefixes(lens, inputs.block_table, starts, inputs.context + 1, PAGE_SIZE)
+        depths = torch.zeros(width, dtype=torch.int32, device=device)  # only a window reads them
+        self._prefixes = Prefixes(lens, inputs.block_table, starts, inputs.context + 1, PAGE_SIZE, depths)
         ancestry = _ancestry(inputs.parents).to(device).expand(num_reqs, -1, -1).contiguous()
         self._inputs, self._out = inputs, torch.empty_like(query, memory_format=torch.contiguous_format)
         plans = {self._reader: self.plan()}

@@ -75,7 +75,7 @@ class Drafting:
         self.beams = DraftBeams(mtad, n, shape.vocab_size, self.requests, WINDOW)
         self.draft_tokens = torch.zeros(n, mtad.num_nodes, dtype=torch.int64, device=device)
         self._layer = attention_layer(shape)
-        of_layer = AttentionShape.of(self._layer.impl)
+        of_layer = AttentionShape.of(self._layer.impl, WINDOW)
         self.reader: Any
         if flash:
             self.reader = FlashPrefixReader(of_layer, width, shape.dtype)
@@ -118,6 +118,7 @@ class Drafting:
             query_start_loc=self._starts[: num_reqs + 1],
             max_len=WINDOW,
             page_size=self.shape.page_size,
+            depths=self._starts[: self.shape.beam_width],  # only a window reads them
         )
         plans = {self.reader: self.reader.plan(prefixes)}
         return lambda depth: BeamAttentionMetadata(depth, self.beams.ancestry(depth), prefixes, plans)

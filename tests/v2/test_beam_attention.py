@@ -27,6 +27,7 @@ from vllm_mtad.runners.v2.shared_prefix import (
 
 CPU = torch.device("cpu")
 MAX_REQS = 6
+MAX_LEN = 256
 
 
 def layer_of(case: Case, backend: str, **impl):
@@ -39,7 +40,7 @@ def layer_of(case: Case, backend: str, **impl):
 
 
 def reader_of(case: Case, layer):
-    (reader,) = prefix_readers([layer], case.beam_width, MAX_REQS * case.beam_width, case.query.dtype, CPU)
+    (reader,) = prefix_readers([layer], case.beam_width, MAX_REQS * case.beam_width, MAX_LEN, case.query.dtype, CPU)
     return reader
 
 
@@ -55,7 +56,8 @@ def run(case: Case, backend: str, cache: torch.Tensor, **impl) -> torch.Tensor:
     for own, given in ((attention._key_scratch, case.key_scratch), (attention._value_scratch, case.value_scratch)):
         own[:num_reqs] = given[:num_reqs]
     starts = torch.arange(num_reqs + 1, dtype=torch.int32) * case.beam_width
-    prefixes = Prefixes(case.prefix_lens, case.block_table, starts, max_len=256, page_size=case.page)
+    depths = torch.full((case.beam_width,), case.depth + 1, dtype=torch.int32)
+    prefixes = Prefixes(case.prefix_lens, case.block_table, starts, MAX_LEN, case.page, depths)
     metadata = BeamAttentionMetadata(case.depth + 1, case.ancestry, prefixes, {reader: reader.plan(prefixes)})
     out = torch.empty(case.query.shape)
     layer.impl.forward(layer, case.query, case.new_key, case.new_value, cache, metadata, out)
@@ -166,6 +168,37 @@ def test_the_bound_on_splits_follows_the_outputs_that_are_held():
     assert max_splits(16_384, 32) == 1
 
 
+@pytest.mark.parametrize(
+    ("backend", "cache", "as_window"),
+    [
+        ("TRITON_ATTN", plain_cache, lambda n: (n - 1, 0)),
+        ("FLASH_ATTN", plain_cache, lambda n: (n - 1, 0)),
+        ("CPU_ATTN", cpu_cache, lambda n: n),
+    ],
+)
+def test_what_a_layer_asks_of_attention_is_done(backend, cache, as_window):
+    """As each backend keeps it: windows (Gemma 3), soft-caps (Gemma 2), sinks (gpt-oss)."""
+    case = Case(CPU, [70, 1, 0, 17], window=20, soft_cap=1.5, has_sinks=True)
+    out = run(case, backend, cache(case), sliding_window=as_window(20), logits_soft_cap=1.5, sinks=case.sinks)
+    torch.testing.assert_close(out, case.expected(), atol=2e-5, rtol=2e-5)
+
+
+def test_sinks_are_merged_with_what_flash_attention_has_read(flash_attention):
+    case = Case(CPU, [40, 1, 0, 17], has_sinks=True)
+    out = run(case, "FLASH_ATTN", plain_cache(case), sinks=case.sinks)
+    torch.testing.assert_close(out, case.expected(), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("none", [{}, {"sliding_window": (-1, -1)}, {"sliding_window": -1}, {"logits_soft_cap": 0}])
+def test_a_window_that_no_text_reaches_is_none(none):
+    case = Case(CPU, [5])
+    plain = AttentionShape.of(layer_of(case, "TRITON_ATTN", **none).impl, MAX_LEN)
+    assert (plain.window, plain.soft_cap) == (0, 0.0)
+    for window in (MAX_LEN, (MAX_LEN - 1, 0), 4 * MAX_LEN):
+        assert AttentionShape.of(layer_of(case, "TRITON_ATTN", sliding_window=window).impl, MAX_LEN) == plain
+    assert AttentionShape.of(layer_of(case, "TRITON_ATTN", sliding_window=(63, 0)).impl, MAX_LEN).window == 64
+
+
 def test_everything_but_a_beam_step_goes_to_the_backend():
     case = Case(CPU, [5])
     layer = layer_of(case, "TRITON_ATTN")
@@ -182,18 +215,9 @@ def test_another_backend_is_refused_by_name():
         check_layer(layer_of(Case(CPU, [5]), "FLASHINFER"))
 
 
-@pytest.mark.parametrize(
-    ("feature", "impl"),
-    [
-        ("ALiBi", {"alibi_slopes": [0.5]}),
-        ("attention sinks", {"sinks": torch.zeros(8)}),
-        ("logit soft-cap", {"logits_soft_cap": 30.0}),
-        ("sliding window", {"sliding_window": (63, 0)}),
-    ],
-)
-def test_what_a_layer_does_beyond_causal_softmax_is_refused_by_name(feature, impl):
-    with pytest.raises(ValueError, match=feature):
-        check_layer(layer_of(Case(CPU, [5]), "TRITON_ATTN", **impl))
+def test_what_a_layer_does_beyond_that_is_refused_by_name():
+    with pytest.raises(ValueError, match="ALiBi"):
+        check_layer(layer_of(Case(CPU, [5]), "TRITON_ATTN", alibi_slopes=[0.5]))
 
 
 def test_pages_packed_for_other_instructions_are_refused():
@@ -220,7 +244,7 @@ def test_the_kernel_s_outputs_have_room_for_every_batch(num_heads, most_rows):
 def test_layers_of_one_shape_share_a_reader():
     wide, narrow = Case(CPU, [5]), Case(CPU, [5], head_size=16)
     layers = [layer_of(case, "FLASH_ATTN") for case in (wide, narrow, wide)] + [layer_of(wide, "TRITON_ATTN")]
-    first, second, third, fourth = prefix_readers(layers, 4, MAX_REQS, torch.float32, CPU)
+    first, second, third, fourth = prefix_readers(layers, 4, MAX_REQS, MAX_LEN, torch.float32, CPU)
     assert first is third
     assert len({first, second, fourth}) == 3
     assert [type(r) for r in (first, fourth)] == [FlashPrefixReader, TritonPrefixReader]

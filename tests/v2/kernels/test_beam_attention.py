@@ -9,12 +9,17 @@ from vllm_mtad.runners.v2.kernels.suffix_attention import suffix_attention
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
-def dense_attention(query, keys, values, scale):
-    """Attention of one token: query `[num_heads, head_size]`, keys and values `[n, num_kv_heads, head_size]`."""
+def dense_attention(query, keys, values, scale, window=0, soft_cap=0.0, sinks=None):
+    """Attention of one token, the last of the keys: query `[num_heads, head_size]`, keys and values `[n, num_kv_heads,
+    head_size]`."""
     group = query.shape[0] // keys.shape[1]
-    keys, values = (t.float().repeat_interleave(group, dim=1) for t in (keys, values))
-    weights = (torch.einsum("hd,nhd->hn", query.float(), keys) * scale).softmax(-1)
-    return torch.einsum("hn,nhd->hd", weights, values)
+    keys, values = (t.float()[-window:].repeat_interleave(group, dim=1) for t in (keys, values))
+    logits = torch.einsum("hd,nhd->hn", query.float(), keys) * scale
+    if soft_cap:
+        logits = soft_cap * torch.tanh(logits / soft_cap)
+    if sinks is not None:
+        logits = torch.cat([logits, sinks[:, None].float()], dim=1)
+    return torch.einsum("hn,nhd->hd", logits.softmax(-1)[:, : len(keys)], values)
 
 
 def dense_lse(query, keys, scale):
@@ -27,7 +32,20 @@ def dense_lse(query, keys, scale):
 class Case:
     """A paged prefix, and a beam tree of `depth + 1` tokens whose last is fed now."""
 
-    def __init__(self, device, lens, beam_width=4, depth=2, heads=(8, 2), head_size=32, page=16, dtype=torch.float32):
+    def __init__(
+        self,
+        device,
+        lens,
+        beam_width=4,
+        depth=2,
+        heads=(8, 2),
+        head_size=32,
+        page=16,
+        dtype=torch.float32,
+        window=0,
+        soft_cap=0.0,
+        has_sinks=False,
+    ):
         generator = torch.Generator().manual_seed(len(lens) * 100 + beam_width * 10 + depth)
 
         def random(*shape):
@@ -36,6 +54,7 @@ class Case:
         num_heads, num_kv_heads = heads
         self.lens, self.beam_width, self.depth, self.page = lens, beam_width, depth, page
         self.scale = head_size**-0.5
+        self.window, self.soft_cap, self.sinks = window, soft_cap, random(num_heads) if has_sinks else None
         num_reqs, rows = len(lens), len(lens) * beam_width
         self.max_depth = depth + 2
         pages = max(1, -(-max(lens) // page))
@@ -66,11 +85,15 @@ class Case:
         lse = torch.full((splits, rows, num_heads), torch.nan, device=device)
         upcast = device.type == "cpu" if upcast is None else upcast
         tiles_per_split = torch.zeros(1, dtype=torch.int32, device=device)
-        plan_splits(self.prefix_lens, tiles_per_split, num_kv_heads=self.keys.shape[1], programs=programs)
+        plan_splits(
+            self.prefix_lens, tiles_per_split, num_kv_heads=self.keys.shape[1], programs=programs, window=self.window
+        )
+        depths = torch.full((self.beam_width,), self.depth + 1, dtype=torch.int32, device=device)
         first_rows = torch.arange(len(self.lens) + 1, dtype=torch.int32, device=device) * self.beam_width
         prefix_attention(
             self.query, self.keys, self.values, self.block_table, first_rows, self.prefix_lens, tiles_per_split,
-            prefix, lse, scale=self.scale, max_rows=self.beam_width, upcast=upcast,
+            prefix, lse, scale=self.scale, max_rows=self.beam_width, upcast=upcast, window=self.window, depths=depths,
+            soft_cap=self.soft_cap,
         )  # fmt: skip
         return self.merge(prefix, lse, upcast), prefix, lse
 
@@ -78,7 +101,7 @@ class Case:
         out = torch.full_like(self.query, torch.nan, memory_format=torch.contiguous_format)
         suffix_attention(
             self.query, self.new_key, self.new_value, self.key_scratch, self.value_scratch, self.ancestry, prefix,
-            lse, out, num_older=self.depth, scale=self.scale, upcast=upcast,
+            lse, out, num_older=self.depth, scale=self.scale, upcast=upcast, soft_cap=self.soft_cap, sinks=self.sinks,
         )  # fmt: skip
         return out
 
@@ -98,7 +121,9 @@ class Case:
                     for scratch, new in ((self.key_scratch, self.new_key), (self.value_scratch, self.new_value))
                 ]
                 keys, values = (torch.cat(parts) for parts in zip(prefix, own))
-                out[row] = dense_attention(self.query[row], keys, values, self.scale)
+                out[row] = dense_attention(
+                    self.query[row], keys, values, self.scale, self.window, self.soft_cap, self.sinks
+                )
         return out
 
     def check(self, splits=2):
@@ -150,6 +175,56 @@ def test_the_longest_split_is_not_far_above_its_share(device, lens, num_kv_heads
     plan_splits(lens, per_split, num_kv_heads=num_kv_heads, programs=programs)
     share = sum(tiles) * num_kv_heads / programs
     assert share <= int(per_split) < share + 1 + num_kv_heads
+
+
+@pytest.mark.parametrize("window", [4, 17, 64, 65, 128, 500])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_window_ends_so_many_tokens_before_the_beam_s_own(device, window, splits):
+    Case(device, [300, 1, 0, 64, 65, 16], window=window).check(splits)
+
+
+@pytest.mark.parametrize("lens", [[100_000], [2048] * 15 + [32768]])
+def test_of_a_long_prefix_only_the_window_is_shared_out(device, lens):
+    """So that a layer with a window costs what its window costs."""
+    per_split = torch.zeros(1, dtype=torch.int32, device=device)
+    lens = torch.tensor(lens, dtype=torch.int32, device=device)
+    plan_splits(lens, per_split, num_kv_heads=1, programs=1, window=512)
+    tiles = 512 // TILE_KEYS * len(lens)
+    assert tiles <= int(per_split) <= tiles + len(lens)
+
+
+def test_keys_outside_of_a_window_are_not_read(device):
+    case = Case(device, [300, 200], window=70)
+    expected = case.expected()
+    for request, n in enumerate(case.lens):
+        for position in range(n - 70 - TILE_KEYS):
+            page, slot = int(case.block_table[request, position // case.page]), position % case.page
+            case.keys[page, :, slot] = torch.nan
+            case.values[page, :, slot] = torch.nan
+    torch.testing.assert_close(case.run()[0], expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_a_soft_cap(device, window):
+    case = Case(device, RAGGED, soft_cap=1.5, window=window)
+    assert (case.expected() - Case(device, RAGGED, window=window).expected()).abs().max() > 0.05
+    case.check()
+
+
+def test_a_soft_cap_far_from_zero(device):
+    """The exponential in it is beyond what a float32 holds."""
+    case = Case(device, RAGGED, soft_cap=2.0)
+    case.scale = 1000.0
+    case.check()
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_sinks_take_their_share_once(device, splits):
+    Case(device, [70, 1, 0, 16], has_sinks=True).check(splits)
+
+
+def test_all_of_them_together(device):
+    Case(device, RAGGED, window=18, soft_cap=1.5, has_sinks=True).check()
 
 
 def test_drafts_of_many_tokens_and_many_beams(device):

@@ -15,7 +15,19 @@ class TreeBatch:
     """Request r has `lens[r]` tokens up to its newest and rows for `num_nodes[r]` of its nodes."""
 
     def __init__(
-        self, device, lens, num_nodes, gamma=3, candidates=3, heads=(8, 2), head_size=32, page=16, dtype=torch.float32
+        self,
+        device,
+        lens,
+        num_nodes,
+        gamma=3,
+        candidates=3,
+        heads=(8, 2),
+        head_size=32,
+        page=16,
+        dtype=torch.float32,
+        window=0,
+        soft_cap=0.0,
+        has_sinks=False,
     ):
         generator = torch.Generator().manual_seed(gamma * 10 + candidates)
 
@@ -35,6 +47,7 @@ class TreeBatch:
         self.first_rows = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]).int().to(device)
         rows = int(counts.sum())
         self.positions = torch.cat([torch.arange(n - 1, n + k) for n, k in zip(lens, num_nodes)]).to(device)
+        self.window, self.soft_cap, self.sinks = window, soft_cap, random(num_heads) if has_sinks else None
         self.page, pages = page, -(-(max(lens) + nodes) // page)
         total = num_reqs * pages + 3
         self.block_table = torch.randperm(total, generator=generator)[: num_reqs * pages].view(num_reqs, pages)
@@ -81,15 +94,17 @@ class TreeBatch:
         prefix = torch.full((splits, rows, num_heads, head_size), torch.nan, device=device)
         lse = torch.full((splits, rows, num_heads), torch.nan, device=device)
         plan = torch.zeros(1, dtype=torch.int32, device=device)
-        plan_splits(prefix_lens, plan, num_kv_heads=self.keys.shape[1], programs=16)
+        plan_splits(prefix_lens, plan, num_kv_heads=self.keys.shape[1], programs=16, window=self.window)
+        depths = torch.tensor([0, *self.depths], dtype=torch.int32, device=device)
         prefix_attention(
             self.query, self.keys, self.values, self.block_table, self.first_rows, prefix_lens, plan, prefix, lse,
-            scale=scale, max_rows=max_rows, upcast=upcast,
+            scale=scale, max_rows=max_rows, upcast=upcast, window=self.window, depths=depths, soft_cap=self.soft_cap,
         )  # fmt: skip
         out = torch.full_like(self.query, torch.nan, memory_format=torch.contiguous_format)
         tree_attention(
-            self.query, self.key, self.value, self.first_rows, ancestry, prefix, lse, out, scale=scale, upcast=upcast
-        )
+            self.query, self.key, self.value, self.first_rows, ancestry, prefix, lse, out, scale=scale, upcast=upcast,
+            soft_cap=self.soft_cap, sinks=self.sinks,
+        )  # fmt: skip
         return out
 
     def expected(self):
@@ -100,7 +115,9 @@ class TreeBatch:
             for row in range(self.num_nodes[request] + 1):
                 own = [new[[first + at for at in self.path(request, row)]] for new in (self.key, self.value)]
                 keys, values = (torch.cat(parts) for parts in zip(prefix, own))
-                out[first + row] = dense_attention(self.query[first + row], keys, values, self.head_size**-0.5)
+                out[first + row] = dense_attention(
+                    self.query[first + row], keys, values, self.head_size**-0.5, self.window, self.soft_cap, self.sinks
+                )
         return out
 
     def check(self, splits=2):
@@ -136,6 +153,17 @@ def test_heads(device, heads, head_size):
 @pytest.mark.parametrize("splits", [1, 3, 32])
 def test_splits_of_the_prefix_merge_to_the_same(device, splits):
     TreeBatch(device, [200, 1, 64], [9, 9, 9]).check(splits)
+
+
+@pytest.mark.parametrize("window", [4, 17, 64, 65, 128, 500])
+def test_a_window_ends_so_many_tokens_before_each_node(device, window):
+    TreeBatch(device, [300, 1, 64, 65, 16], [9] * 5, window=window).check()
+
+
+def test_a_soft_cap_and_sinks(device):
+    TreeBatch(device, [70, 1, 33], [9, 9, 4], soft_cap=1.5).check()
+    TreeBatch(device, [70, 1, 33], [9, 9, 4], has_sinks=True).check()
+    TreeBatch(device, [70, 1, 33], [9, 9, 4], window=20, soft_cap=1.5, has_sinks=True).check(splits=3)
 
 
 def test_bfloat16(device):

@@ -53,9 +53,6 @@ def check_layer(
     found = {
         f"attention backend {backend} (accepted: {', '.join(CACHE_LAYOUTS)}; {option})": backend not in CACHE_LAYOUTS,
         "ALiBi": getattr(impl, "alibi_slopes", None) is not None,
-        "attention sinks": getattr(impl, "sinks", None) is not None,
-        "logit soft-cap": bool(getattr(impl, "logits_soft_cap", None)),
-        "sliding window": getattr(impl, "sliding_window", None) not in (None, -1, (-1, -1)),
         "KV sharing between layers": getattr(layer, "kv_sharing_target_layer_name", None) is not None,
         "quantized KV cache": moved("is_quantized_kv_cache")(getattr(layer, "kv_cache_dtype", "auto")),
         "head size of values": getattr(layer, "head_size_v", impl.head_size) != impl.head_size,
@@ -90,6 +87,7 @@ class AttentionStandIn(ABC):
         self._backend_forward = layer.impl.forward
         self._layout = CACHE_LAYOUTS[layer.attn_backend.get_name()]
         self._upcast = device.type == "cpu"  # as TritonPrefixReader
+        self._soft_cap = float(getattr(layer.impl, "logits_soft_cap", None) or 0)
         layer.impl.forward = self.forward
         # Compilation may fuse a quantization of the output into the backend's kernel; ours have none.
         layer.impl.fused_output_quant_supported = lambda quant_key: False
@@ -97,6 +95,11 @@ class AttentionStandIn(ABC):
     def pages(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of a layer's cache as keys and values, each `[num_pages, num_kv_heads, page, head_size]`."""
         return self._layout(kv_cache, self._impl.head_size)
+
+    @property
+    def _sinks(self) -> torch.Tensor | None:
+        """`[num_heads]`. A backend may put another tensor in their place when it first needs them."""
+        return getattr(self._impl, "sinks", None)
 
     def forward(
         self,

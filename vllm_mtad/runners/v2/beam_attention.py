@@ -89,4 +89,6 @@ class BeamAttention(AttentionStandIn):
             num_older=metadata.depth - 1,
             scale=self._impl.scale,
             upcast=self._upcast,
+            soft_cap=self._soft_cap,
+            sinks=self._sinks,
         )

@@ -33,15 +33,26 @@ def max_splits(rows: int, num_heads: int) -> int:
 
 @dataclass(frozen=True)
 class AttentionShape:
+    """`window`: tokens that a token sees, itself among them; 0 for all. `soft_cap`: of logits; 0 for none."""
+
     num_heads: int
     num_kv_heads: int
     head_size: int
     scale: float
+    window: int = 0
+    soft_cap: float = 0.0
 
     @classmethod
-    def of(cls, impl: Any) -> AttentionShape:
-        """The shape of an attention layer's implementation, on this rank."""
-        return cls(impl.num_heads, impl.num_kv_heads, impl.head_size, impl.scale)
+    def of(cls, impl: Any, max_len: int) -> AttentionShape:
+        """The shape of an attention layer's implementation, on this rank, for texts of at most `max_len` tokens."""
+        window = getattr(impl, "sliding_window", None) or 0
+        if isinstance(window, tuple):  # GPU backends count what is left of a token
+            window = window[0] + 1
+        soft_cap = getattr(impl, "logits_soft_cap", None) or 0.0
+        matters = 0 < window < max_len
+        return cls(
+            impl.num_heads, impl.num_kv_heads, impl.head_size, impl.scale, window if matters else 0, float(soft_cap)
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ class Prefixes:
 
     `lens`: int32 `[num_reqs]`, tokens with KV in the paged cache, 0 where padded. `block_table`: int32 `[num_reqs,
     max_pages]`. `query_start_loc`: int32 `[num_reqs + 1]`, where each request's rows begin. `max_len`: a bound on
-    `lens`. `page_size`: tokens of a page.
+    `lens`. `page_size`: tokens of a page. `depths`: int32 `[max_rows]`, how far behind a prefix's last token each of a
+    request's rows stands.
     """
 
     lens: torch.Tensor
@@ -58,6 +70,7 @@ class Prefixes:
     query_start_loc: torch.Tensor
     max_len: int
     page_size: int
+    depths: torch.Tensor
 
 
 class PrefixReader(Protocol):
@@ -89,15 +102,17 @@ class PrefixReader(Protocol):
 
 
 def prefix_readers(
-    layers: Sequence[Any], max_rows: int, most_rows: int, dtype: torch.dtype, device: torch.device
+    layers: Sequence[Any], max_rows: int, most_rows: int, max_len: int, dtype: torch.dtype, device: torch.device
 ) -> list[PrefixReader]:
     """A reader for each of a model's attention layers; layers of one shape share theirs.
 
     Args:
         max_rows: of a request: its beams, or its newest token and the nodes of its tree.
         most_rows: of a batch, padding included.
+        max_len: of a text.
 
-    FlashAttention 2 would read a prefix once a query head, where 3 packs all queries of a KV head into one tile.
+    FlashAttention 2 would read a prefix once a query head, where 3 packs all queries of a KV head into one tile. A
+    window is ours to read: FlashAttention would begin it as if a request's rows stood one behind another.
     """
 
     @functools.cache
@@ -106,10 +121,12 @@ def prefix_readers(
             return FlashPrefixReader(shape, max_rows, dtype)
         return TritonPrefixReader(shape, max_rows, most_rows, device)
 
-    def uses_flash(layer: Any) -> bool:
-        return layer.attn_backend.get_name() == "FLASH_ATTN" and layer.impl.vllm_flash_attn_version == 3
+    def reader_of(layer: Any) -> PrefixReader:
+        shape = AttentionShape.of(layer.impl, max_len)
+        has_flash = layer.attn_backend.get_name() == "FLASH_ATTN" and layer.impl.vllm_flash_attn_version == 3
+        return reader(shape, has_flash and not shape.window and not shape.soft_cap)
 
-    return [reader(AttentionShape.of(layer.impl), uses_flash(layer)) for layer in layers]
+    return [reader_of(layer) for layer in layers]
 
 
 class FlashPrefixReader:
@@ -212,7 +229,11 @@ class TritonPrefixReader:
     def plan(self, prefixes: Prefixes) -> torch.Tensor:
         """int32 `[1]`, tiles of keys in a split."""
         plan_splits(
-            prefixes.lens, self._tiles_per_split, num_kv_heads=self._shape.num_kv_heads, programs=self._programs
+            prefixes.lens,
+            self._tiles_per_split,
+            num_kv_heads=self._shape.num_kv_heads,
+            programs=self._programs,
+            window=self._shape.window,
         )
         return self._tiles_per_split
 
@@ -242,5 +263,8 @@ class TritonPrefixReader:
             scale=self._shape.scale,
             max_rows=self._max_rows,
             upcast=self._upcast,
+            window=self._shape.window,
+            depths=prefixes.depths,
+            soft_cap=self._shape.soft_cap,
         )
         return out, lse

@@ -12,6 +12,7 @@ has full decode graphs; the first pass of batches with prefills runs in piecewis
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,9 @@ class MTADSpeculator(StandaloneARSpeculator):
         self._schedule = schedule_of(vllm_config)
         self.first_pass = FirstPass(self)
         self.prefix_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
+        self.beam_depths = torch.arange(self.gamma + 1, dtype=torch.int32, device=device)[:, None].repeat(
+            1, self.beam_width
+        )
         self.beam_starts = torch.arange(self.max_num_reqs + 1, dtype=torch.int32, device=device) * self.beam_width
         self.sampling_states: SamplingStates | None = None
         self.catch_up: CatchUp | None = None
@@ -103,7 +107,7 @@ class MTADSpeculator(StandaloneARSpeculator):
             check_layer(layer)
         dtype = self.draft_model_config.dtype
         most_rows = self.max_num_reqs * self.beam_width
-        readers = prefix_readers(layers, self.beam_width, most_rows, dtype, self.device)
+        readers = prefix_readers(layers, self.beam_width, most_rows, self.max_model_len, dtype, self.device)
         beam_attention = [
             BeamAttention(layer, self.max_num_reqs, self.beam_width, self.gamma - 1, reader, dtype, self.device)
             for layer, reader in zip(layers, readers)
@@ -276,13 +280,16 @@ class MTADSpeculator(StandaloneARSpeculator):
             query_start_loc=self.beam_starts[: num_reqs + 1],
             max_len=self.max_model_len,
             page_size=self.page_size,
+            depths=self.beam_depths[0],
         )
         # The prefixes stay as they are in a round: one plan serves all its passes and layers.
         plans = {reader: reader.plan(prefixes) for reader in self.prefix_readers}
         return [
             dict.fromkeys(
                 self.draft_attn_layer_names,
-                BeamAttentionMetadata(depth, self.beams.ancestry(depth), prefixes, plans),
+                BeamAttentionMetadata(
+                    depth, self.beams.ancestry(depth), replace(prefixes, depths=self.beam_depths[depth]), plans
+                ),
             )
             for depth in range(1, num_drafts)
         ]

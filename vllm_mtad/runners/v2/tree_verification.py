@@ -87,6 +87,8 @@ class TreeAttention(AttentionStandIn):
             out,
             scale=self._impl.scale,
             upcast=self._upcast,
+            soft_cap=self._soft_cap,
+            sinks=self._sinks,
         )
 
 
@@ -116,7 +118,7 @@ class TreeVerification:
         self._max_model_len = max_model_len
         self.max_rows = trees.log_q.shape[1] + 1
         most_rows = max(max_num_reqs * self.max_rows, largest_padded)
-        readers = prefix_readers(list(layers.values()), self.max_rows, most_rows, dtype, device)
+        readers = prefix_readers(list(layers.values()), self.max_rows, most_rows, max_model_len, dtype, device)
         self._readers = set(readers)
         self._attention = {
             name: TreeAttention(layer, reader, device) for (name, layer), reader in zip(layers.items(), readers)
@@ -171,6 +173,7 @@ class TreeVerification:
             query_start_loc=input_batch.query_start_loc[: num_reqs + 1],
             max_len=self._max_model_len,
             page_size=self._page_size,
+            depths=self._depths,
         )
         plans = {reader: self._plan(reader, prefixes) for reader in self._readers}
         num_rows = int(input_batch.query_start_loc_np[num_reqs])

@@ -41,13 +41,16 @@ def merge_parts(maxima, sums, AXIS: tl.constexpr):
 
 
 @triton.jit
-def attend(query, key, value, is_seen, scale, largest, total, out):
+def attend(query, key, value, is_seen, scale, largest, total, out, SOFT_CAP: tl.constexpr):
     """(largest, total, out) after one more tile of keys.
 
     `query` [queries, dim], `key` and `value` [keys, dim], `is_seen` [queries, keys]. `largest`: the largest logit so
     far, -inf before the first; `total`: sum of exp(logit - largest); `out` [queries, dim]: the same sum, of values.
+    `SOFT_CAP`: logits become SOFT_CAP * tanh(logit / SOFT_CAP) (Gemma 2); 0 leaves them.
     """
     logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    if SOFT_CAP > 0:
+        logits = SOFT_CAP * (1 - 2 / (1 + tl.exp(logits * (2 / SOFT_CAP))))
     logits = tl.where(is_seen, logits, float("-inf"))
     new_largest = tl.maximum(largest, tl.max(logits, axis=1))
     # A query that has seen no key yet has weights of 0, and no difference of infinities.
@@ -68,6 +71,8 @@ def add_prefix(
     lse_stride_split,
     lse_at,
     splits,
+    sink_ptr,
+    head,
     is_query,
     is_dim,
     largest,
@@ -78,7 +83,8 @@ def add_prefix(
     """The output [queries, dim] of the keys that `attend` has seen and of a prefix's splits, by their log-sum-exps.
 
     `prefix_at` and `lse_at` [queries]: where a query's part of the first split stands. All weights are known before the
-    first output is needed, so no load waits for another.
+    first output is needed, so no load waits for another. `sink_ptr`: each head's sink, a logit without a value that
+    takes its share (gpt-oss), or None; `head` [queries].
     """
     split, dim = tl.arange(0, SPLIT_TILE), tl.arange(0, out.shape[1])
     lse = tl.load(
@@ -88,9 +94,14 @@ def add_prefix(
     )
     lse = tl.where(lse == float("inf"), float("-inf"), lse)  # FlashAttention's sign for a row without keys
     new_largest = tl.maximum(largest, tl.max(lse, axis=0))
+    if sink_ptr is not None:
+        sink = tl.load(sink_ptr + head, mask=is_query, other=0.0).to(tl.float32)
+        new_largest = tl.maximum(new_largest, sink)
     new_largest = tl.where(is_query, new_largest, 0.0)
     correction = tl.where(is_query, tl.exp(largest - new_largest), 0.0)
     total = total * correction + tl.sum(tl.exp(lse - new_largest[None, :]), axis=0)
+    if sink_ptr is not None:
+        total += tl.exp(sink - new_largest)
     out = out * correction[:, None]
     for i in range(splits):
         lse_of_split = tl.load(lse_ptr + i * lse_stride_split + lse_at, mask=is_query, other=float("-inf"))

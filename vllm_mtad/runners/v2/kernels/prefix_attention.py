@@ -15,6 +15,15 @@ TILE_KEYS = 64
 _REQUESTS_AT_A_TIME = 256
 
 
+@triton.jit
+def _first_tile(length, WINDOW: tl.constexpr, KEY_TILE: tl.constexpr):
+    """The first tile of keys that a row may see, which stands at the prefix's end at the earliest."""
+    first = length * 0
+    if WINDOW > 0:
+        first = tl.maximum(length - WINDOW, 0) // KEY_TILE
+    return first
+
+
 @triton.jit(do_not_specialize=["num_reqs", "programs_per_head"])
 def _split_planning_kernel(
     # [num_reqs]
@@ -23,6 +32,7 @@ def _split_planning_kernel(
     tiles_per_split_ptr,
     num_reqs,
     programs_per_head,
+    WINDOW: tl.constexpr,
     REQUESTS: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
@@ -30,11 +40,12 @@ def _split_planning_kernel(
     tiles = tl.zeros([REQUESTS], tl.int32)
     for first in range(0, num_reqs, REQUESTS):
         request = first + tl.arange(0, REQUESTS)
-        tiles += tl.cdiv(tl.load(prefix_len_ptr + request, mask=request < num_reqs, other=0), KEY_TILE)
+        length = tl.load(prefix_len_ptr + request, mask=request < num_reqs, other=0)
+        tiles += tl.cdiv(length, KEY_TILE) - _first_tile(length, WINDOW, KEY_TILE)
     tl.store(tiles_per_split_ptr, tl.maximum(tl.cdiv(tl.sum(tiles, axis=0), programs_per_head), 1))
 
 
-@triton.jit(do_not_specialize=["rows", "splits"])
+@triton.jit(do_not_specialize=["rows", "splits"], do_not_specialize_on_alignment=["depth_ptr"])
 def _prefix_attention_kernel(
     # [rows, NUM_HEADS, HEAD_SIZE]
     query_ptr,
@@ -58,6 +69,8 @@ def _prefix_attention_kernel(
     first_row_ptr,
     # [num_reqs]
     prefix_len_ptr,
+    # [max_rows], or None without a window
+    depth_ptr,
     # [1]
     tiles_per_split_ptr,
     # [splits, rows, NUM_HEADS, HEAD_SIZE]
@@ -75,6 +88,8 @@ def _prefix_attention_kernel(
     QUERY_TILES: tl.constexpr,
     KEY_TILE: tl.constexpr,
     PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """A program owns, of one split, output and log-sum-exp of a tile of one KV head's query heads of a request."""
@@ -92,8 +107,9 @@ def _prefix_attention_kernel(
 
     length = tl.load(prefix_len_ptr + request)
     tiles = tl.cdiv(length, KEY_TILE)
-    per_split = tl.maximum(tl.load(tiles_per_split_ptr), tl.cdiv(tiles, splits))
-    first_tile = split.to(tl.int32) * per_split
+    first_seen = _first_tile(length, WINDOW, KEY_TILE)
+    per_split = tl.maximum(tl.load(tiles_per_split_ptr), tl.cdiv(tiles - first_seen, splits))
+    first_tile = first_seen + split.to(tl.int32) * per_split
     if (first_tile >= tiles) | (tl.program_id(2) % QUERY_TILES * QUERY_TILE >= num_rows * GROUP):
         # Without keys there is a log-sum-exp and no output: the merge asks for none. Without queries there is neither.
         tl.store(lse_ptr + at, tl.full([QUERY_TILE], float("-inf"), tl.float32), mask=is_query)
@@ -108,6 +124,8 @@ def _prefix_attention_kernel(
     )
     if UPCAST:
         query = query.to(tl.float32)
+    if WINDOW > 0:  # a row sees so many tokens, itself among them
+        first_key = length + tl.load(depth_ptr + m // GROUP, mask=is_query, other=0) - WINDOW
     n = tl.arange(0, KEY_TILE)
     largest = tl.full([QUERY_TILE], float("-inf"), tl.float32)
     total = tl.zeros([QUERY_TILE], tl.float32)
@@ -135,7 +153,10 @@ def _prefix_attention_kernel(
         if UPCAST:
             key = key.to(tl.float32)
             value = value.to(tl.float32)
-        largest, total, out = attend(query, key, value, is_key[None, :], scale, largest, total, out)
+        is_seen = is_key[None, :]
+        if WINDOW > 0:
+            is_seen = is_seen & (position[None, :] >= first_key[:, None])
+        largest, total, out = attend(query, key, value, is_seen, scale, largest, total, out, SOFT_CAP)
 
     tl.store(
         out_ptr + at[:, None] * HEAD_SIZE + dim[None, :],
@@ -145,18 +166,22 @@ def _prefix_attention_kernel(
     tl.store(lse_ptr + at, largest + tl.log(total), mask=is_query)
 
 
-def plan_splits(prefix_lens: torch.Tensor, tiles_per_split: torch.Tensor, *, num_kv_heads: int, programs: int) -> None:
+def plan_splits(
+    prefix_lens: torch.Tensor, tiles_per_split: torch.Tensor, *, num_kv_heads: int, programs: int, window: int = 0
+) -> None:
     """How many tiles of keys a split has, for about `programs` splits over all requests and KV heads to have keys.
 
     Args:
         prefix_lens: int32 `[num_reqs]`.
         tiles_per_split: int32 `[1]`, written.
+        window: as of `prefix_attention`.
     """
     _split_planning_kernel[(1,)](
         prefix_lens,
         tiles_per_split,
         len(prefix_lens),
         max(1, programs // num_kv_heads),
+        WINDOW=window,
         REQUESTS=_REQUESTS_AT_A_TIME,
         KEY_TILE=TILE_KEYS,
         num_warps=1,
@@ -177,6 +202,9 @@ def prefix_attention(
     scale: float,
     max_rows: int,
     upcast: bool,
+    window: int = 0,
+    depths: torch.Tensor | None = None,
+    soft_cap: float = 0.0,
 ) -> None:
     """Each split's output and log-sum-exp; of a split without keys the log-sum-exp is -inf and `out` is not written.
 
@@ -191,6 +219,10 @@ def prefix_attention(
         lse: float32 `[splits, rows, num_heads]`, contiguous.
         max_rows: of a request.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
+        window: tokens that a row sees, itself among them; 0 for all.
+        depths: int32 `[max_rows]`, how far behind the prefix's last token each of a request's rows stands; only a
+            window asks for them.
+        soft_cap: see `attend`; 0 for none.
     """
     rows, num_heads, head_size = query.shape
     _, num_kv_heads, page, _ = key_cache.shape
@@ -209,6 +241,7 @@ def prefix_attention(
         block_table.stride(0),
         first_rows,
         prefix_lens,
+        depths if window else None,
         tiles_per_split,
         out,
         lse,
@@ -223,6 +256,8 @@ def prefix_attention(
         QUERY_TILES=query_tiles,
         KEY_TILE=TILE_KEYS,
         PAGE=page,
+        WINDOW=window,
+        SOFT_CAP=soft_cap,
         UPCAST=upcast,
         num_warps=num_warps(query_tile, head_tile, query.dtype),
     )

@@ -53,6 +53,8 @@ def _suffix_attention_kernel(
     lse_stride_split,
     lse_stride_row,
     lse_stride_head,
+    # [NUM_HEADS], or None
+    sink_ptr,
     # [rows, NUM_HEADS, HEAD_SIZE]
     out_ptr,
     out_stride_row,
@@ -71,6 +73,7 @@ def _suffix_attention_kernel(
     SLOT_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
     SPLIT_TILE: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """A program owns, of one KV head, the output of a request's beams and the newest tokens' place in the scratch."""
@@ -115,7 +118,7 @@ def _suffix_attention_kernel(
     total = tl.zeros([QUERY_TILE], tl.float32)
     out = tl.zeros([QUERY_TILE, HEAD_TILE], tl.float32)
     is_own = is_query[:, None] & (beam[:, None] == slot[None, :])
-    largest, total, out = attend(query, key, value, is_own, scale, largest, total, out)
+    largest, total, out = attend(query, key, value, is_own, scale, largest, total, out, SOFT_CAP)
 
     # Older tokens, in the order (token, slot): of each token's slots a beam sees its ancestor.
     for first in range(0, num_older * BEAM_WIDTH, KEY_TILE):
@@ -134,7 +137,7 @@ def _suffix_attention_kernel(
             other=-1,
         )
         is_seen = ancestor == (n % BEAM_WIDTH)[None, :]
-        largest, total, out = attend(query, old_key, old_value, is_seen, scale, largest, total, out)
+        largest, total, out = attend(query, old_key, old_value, is_seen, scale, largest, total, out, SOFT_CAP)
 
     out = add_prefix(
         prefix_ptr,
@@ -144,6 +147,8 @@ def _suffix_attention_kernel(
         lse_stride_split,
         row * lse_stride_row + head * lse_stride_head,
         splits,
+        sink_ptr,
+        head,
         is_query,
         is_dim,
         largest,
@@ -172,6 +177,8 @@ def suffix_attention(
     num_older: int,
     scale: float,
     upcast: bool,
+    soft_cap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> None:
     """Attention to prefix and suffix together, of beams that feed their newest token.
 
@@ -186,6 +193,8 @@ def suffix_attention(
             `MAX_SPLITS` splits; an lse of -inf or +inf says that a split has no keys, and its prefix is not read.
         out: `[num_reqs * beam_width, num_heads, head_size]`.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
+        soft_cap: see `attend`; 0 for none.
+        sinks: `[num_heads]`, see `add_prefix`.
     """
     rows, num_heads, head_size = query.shape
     _, max_tokens, beam_width, num_kv_heads, _ = key_scratch.shape
@@ -204,6 +213,7 @@ def suffix_attention(
         *prefix.stride()[:3],
         lse,
         *lse.stride(),
+        sinks,
         out,
         *out.stride()[:2],
         num_older,
@@ -220,6 +230,7 @@ def suffix_attention(
         SLOT_TILE=tile_size(beam_width),
         KEY_TILE=TILE_KEYS,
         SPLIT_TILE=MAX_SPLITS,
+        SOFT_CAP=soft_cap,
         UPCAST=upcast,
         num_warps=num_warps(query_tile, head_tile, query.dtype),
     )

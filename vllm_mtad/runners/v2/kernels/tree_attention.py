@@ -41,6 +41,8 @@ def _tree_attention_kernel(
     lse_stride_split,
     lse_stride_row,
     lse_stride_head,
+    # [NUM_HEADS], or None
+    sink_ptr,
     # [rows, NUM_HEADS, HEAD_SIZE]
     out_ptr,
     out_stride_row,
@@ -57,6 +59,7 @@ def _tree_attention_kernel(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
     SPLIT_TILE: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """A program owns the output of a tile of one KV head's query heads of a request."""
@@ -108,7 +111,7 @@ def _tree_attention_kernel(
             mask=is_query[:, None] & is_key[None, :],
             other=-1,
         )
-        largest, total, out = attend(query, key, value, ancestor == n[None, :], scale, largest, total, out)
+        largest, total, out = attend(query, key, value, ancestor == n[None, :], scale, largest, total, out, SOFT_CAP)
 
     out = add_prefix(
         prefix_ptr,
@@ -118,6 +121,8 @@ def _tree_attention_kernel(
         lse_stride_split,
         row * lse_stride_row + head * lse_stride_head,
         splits,
+        sink_ptr,
+        head,
         is_query,
         is_dim,
         largest,
@@ -144,6 +149,8 @@ def tree_attention(
     *,
     scale: float,
     upcast: bool,
+    soft_cap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> None:
     """Attention to prefix and ancestors together.
 
@@ -156,6 +163,8 @@ def tree_attention(
             `MAX_SPLITS` splits; an lse of -inf or +inf says that a split has no keys, and its prefix is not read.
         out: `[rows, num_heads, head_size]`.
         upcast: compute in float32 (the interpreter multiplies bfloat16 wrongly).
+        soft_cap: see `attend`; 0 for none.
+        sinks: `[num_heads]`, see `add_prefix`.
     """
     _, num_heads, head_size = query.shape
     num_kv_heads = key.shape[1]
@@ -175,6 +184,7 @@ def tree_attention(
         *prefix.stride()[:3],
         lse,
         *lse.stride(),
+        sinks,
         out,
         *out.stride()[:2],
         len(prefix),
@@ -189,6 +199,7 @@ def tree_attention(
         QUERY_TILE=query_tile,
         KEY_TILE=TILE_KEYS,
         SPLIT_TILE=MAX_SPLITS,
+        SOFT_CAP=soft_cap,
         UPCAST=upcast,
         num_warps=num_warps(query_tile, head_tile, query.dtype),
     )
