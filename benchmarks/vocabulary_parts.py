@@ -228,7 +228,7 @@ class KernelParts:
         self.lossless = torch.zeros(n, dtype=torch.int32, device=device)
         drafted = DraftRequests.allocate(self.requests, self.temperature, self.seeds, self.lossless)
         drafted.root_positions.fill_(100)
-        drafted.copy_truncation(self.states)
+        drafted.copy_truncation(self.states, self.states.vocab_size)
         self.truncation = Truncation.of(self.states, self.requests_np)
         self.beams = DraftBeams(self.options, n, vocab_size, drafted, window=1 << 20)
         self.draft_tokens = torch.zeros(n, gamma, dtype=torch.int64, device=device)

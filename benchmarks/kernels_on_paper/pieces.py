@@ -104,7 +104,7 @@ class Drafting:
         for i in range(self.shape.max_num_reqs):
             states.add_request(i, SamplingParams(temperature=1.0, seed=i, **values))  # type: ignore[arg-type]
         states.apply_staged_writes()
-        self.requests.copy_truncation(states)
+        self.requests.copy_truncation(states, self.shape.vocab_size)
         return Truncation.of(states, np.arange(self.shape.max_num_reqs))
 
     def plan(self, num_reqs: int) -> Any:

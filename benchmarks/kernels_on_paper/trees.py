@@ -46,7 +46,10 @@ class Trees:
             self._verification = TreeVerification(
                 self.trees, self._layers, shape.max_num_reqs, WINDOW, _LARGEST_PADDED, shape.dtype, device
             )
-        self._verification.set_attn(0, shape.page_size)
+        group = SimpleNamespace(
+            kv_cache_spec=SimpleNamespace(block_size=shape.page_size), layer_names=list(self._layers)
+        )
+        self._verification.set_attn(SimpleNamespace(kv_cache_groups=[group]))
         with mock.patch.object(torch.Tensor, "data_ptr", lambda self: self.storage_offset() * self.itemsize):
             self._verification.use_kv_caches()
 

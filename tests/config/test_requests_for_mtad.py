@@ -8,12 +8,11 @@ import pytest
 from transformers import (
     BloomConfig,
     DeepseekV2Config,
-    Gemma2Config,
-    GptOssConfig,
+    Gemma3nTextConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
-    Qwen2Config,
 )
 from vllm.config import SpeculativeConfig
 from vllm.engine.arg_utils import EngineArgs
@@ -21,6 +20,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from tests.config.asking import create, parse, refusal
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
+from vllm_mtad.config.attention import with_window_of_the_draft
 from vllm_mtad.config.candidate_schedule import with_candidate_rows
 from vllm_mtad.config.options import OWN_FIELDS, MTADOptions
 
@@ -189,12 +189,42 @@ def test_a_draft_that_cannot_be_loaded_is_named(small_pair, tmp_path, name):
 
 
 def test_a_target_with_another_kind_of_kv_cache_is_refused(small_pair, tmp_path):
-    config = MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=32, architectures=["MistralForCausalLM"])
-    config.save_pretrained(tmp_path)
+    MambaConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=2, architectures=["MambaForCausalLM"]
+    ).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     message = refusal(str(tmp_path), {"method": "mtad", "model": small_pair[1]})
     assert "The target" in message
-    assert "sliding-window attention" in message
+    assert "recurrent or hybrid layers" in message
+
+
+def save_with_window(folder, window: int) -> str:
+    config = MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=window, architectures=["MistralForCausalLM"])
+    config.save_pretrained(folder)
+    save_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("models", [(32, None), (None, 32), (32, 48), (4, 512)])
+def test_windows_are_accepted_and_each_model_has_its_own(small_pair, tmp_path, models):
+    """vLLM keeps the target's, which the draft's layers would take."""
+    names = ["target", "draft"]
+    target, draft = (
+        small_pair[at] if window is None else save_with_window(tmp_path / names[at], window)
+        for at, window in enumerate(models)
+    )
+    config = create(target, {"method": "mtad", "model": draft, "num_speculative_tokens": 3}, load_format="dummy")
+    of_draft = None if models[1] is None or models[1] > config.model_config.max_model_len else models[1]
+    assert config.cache_config.sliding_window == models[0]
+    assert with_window_of_the_draft(config).sliding_window == of_draft
+
+
+@pytest.mark.parametrize("has_window", [0, 1])
+def test_a_draft_must_fit_in_a_window(small_pair, tmp_path, has_window):
+    pair = list(small_pair)
+    pair[has_window] = save_with_window(tmp_path, 4)
+    message = refusal(pair[0], {"method": "mtad", "model": pair[1], "num_speculative_tokens": 4})
+    assert "num_speculative_tokens=4 does not fit in the models' sliding window of 4 tokens" in message
 
 
 def test_another_vocabulary(small_pair, tmp_path):
@@ -202,11 +232,14 @@ def test_another_vocabulary(small_pair, tmp_path):
     assert "another vocabulary" in refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
 
 
-def test_the_same_tokenizer_padded_to_another_size(small_pair, tmp_path):
+@pytest.mark.parametrize("padded", [0, 1])
+def test_the_same_tokenizer_padded_to_another_size(small_pair, tmp_path, padded):
     save_llama(tmp_path, VOCAB_SIZE + 64)
-    message = refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
-    assert "padded to another size" in message
-    assert str(VOCAB_SIZE + 64) in message
+    pair = list(small_pair)
+    pair[padded] = str(tmp_path)
+    config = create(pair[0], {"method": "mtad", "model": pair[1]}, load_format="dummy").speculative_config
+    assert config.common_vocab_size == VOCAB_SIZE
+    assert config.draft_pads_less is (padded == 0)
 
 
 def test_vllms_own_draft_fields_keep_their_meaning(small_pair):
@@ -226,19 +259,6 @@ def save_llama(folder, vocab_size: int, swap: bool = False) -> None:
 
 SMALL = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 OTHER_ATTENTION = {
-    "sliding-window attention": [
-        MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=32, architectures=["MistralForCausalLM"]),
-        Qwen2Config(
-            **SMALL, num_key_value_heads=2, use_sliding_window=True, sliding_window=32, max_window_layers=1,
-            architectures=["Qwen2ForCausalLM"],
-        ),
-    ],
-    "an attention logit soft-cap": [
-        Gemma2Config(
-            **SMALL, num_key_value_heads=2, head_dim=32, layer_types=["full_attention"] * 2,
-            architectures=["Gemma2ForCausalLM"],
-        )
-    ],
     "ALiBi": [
         BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=64, n_layer=2, n_head=2, architectures=["BloomForCausalLM"])
     ],
@@ -251,10 +271,16 @@ OTHER_ATTENTION = {
     "recurrent or hybrid layers": [
         MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=2, architectures=["MambaForCausalLM"])
     ],
-    "attention sinks": [
-        GptOssConfig(
-            **SMALL, num_key_value_heads=2, head_dim=32, layer_types=["full_attention"] * 2,
-            architectures=["GptOssForCausalLM"],
+    "KV sharing between layers": [
+        Gemma3nTextConfig(
+            **SMALL, num_key_value_heads=2, head_dim=32, vocab_size_per_layer_input=VOCAB_SIZE,
+            architectures=["Gemma3nForCausalLM"],
+        )
+    ],
+    "attention in chunks": [
+        Llama4TextConfig(
+            **SMALL, num_key_value_heads=2, head_dim=32, attention_chunk_size=32, num_local_experts=2,
+            layer_types=["chunked_attention"] * 2, architectures=["Llama4ForCausalLM"],
         )
     ],
 }  # fmt: skip
@@ -266,4 +292,4 @@ def test_a_draft_with_other_attention_is_refused_by_name(small_pair, tmp_path, f
     save_tokenizer(tmp_path)
     message = refusal(small_pair[0], {"method": "mtad", "model": str(tmp_path)})
     assert feature in message
-    assert "full causal softmax" in message
+    assert "causal softmax" in message

@@ -30,19 +30,24 @@ class Tally:
 class Simulation:
     def __init__(self, seed):
         self.generator, self.pool, self.tally = np.random.default_rng(seed), Pool(list(range(1, NUM_BLOCKS))), Tally()
-        self.missed = MissedText((NUM_STATES, MAX_LENGTH // BLOCK + 8), NUM_BLOCKS, BLOCK, MAX_LAG)
+        self.missed = MissedText((NUM_STATES, MAX_LENGTH // BLOCK + 8), [1, 3], 2 * NUM_BLOCKS, BLOCK, MAX_LAG)
         self.tables = SimpleNamespace(append_block_ids=lambda req_index, new_block_ids, overwrite: None)
-        self.missed.follow(self.tables, group=1)
+        self.missed.follow(self.tables)
         self.requests, self.noted, self.seen = {}, {}, set()  # by state
 
     def admit(self, tokens, wants_drafts=True):
         state = next(state for state in self.generator.permutation(NUM_STATES) if state not in self.requests)
         self.requests[state] = request = self.pool.admit(tokens, wants_drafts)
-        self.tables.append_block_ids(int(state), ([], list(request.blocks)), overwrite=True)
+        self.tables.append_block_ids(int(state), self.in_groups(request.blocks), overwrite=True)
         self.noted[state] = len(request.blocks)
         self.seen.discard(state)
         self.tally.shared_holes += any(not self.pool.is_read(request, p) for p in range(request.num_computed))
         return state
+
+    @staticmethod
+    def in_groups(blocks):
+        """By KV group: two have layers of the draft."""
+        return [], list(blocks), [], [NUM_BLOCKS + block for block in blocks]
 
     def step(self, drafts):
         """The target's step over some requests, then the draft model's if there are `drafts`."""
@@ -84,7 +89,7 @@ class Simulation:
         self.pool.grow(request, request.num_computed + MAX_LAG + 8)
         step = target_step(self.pool, [request], self.generator)
         if new := request.blocks[self.noted[state] :]:
-            self.tables.append_block_ids(int(state), ([], new), overwrite=False)
+            self.tables.append_block_ids(int(state), self.in_groups(new), overwrite=False)
             self.noted[state] = len(request.blocks)
         rows = int(step.metadata.query_start_loc[1])
         return int(state), int(step.begins[0]), lag, rows, request.wants_drafts, int(step.ends[0])
@@ -133,8 +138,8 @@ def span(state, begin, count, is_exact=False, wants_drafts=True):
 
 
 def test_until_a_step_without_drafts_nothing_is_accounted():
-    missed = MissedText((2, 8), 16, BLOCK, MAX_LAG)
-    missed.note_blocks(0, [3, 4], is_new=True)
+    missed = MissedText((2, 8), [0], 16, BLOCK, MAX_LAG)
+    missed.note_blocks(0, [[3, 4]], is_new=True)
     assert missed.take(span(0, 0, 5), 100) is None
     missed.skip(span(0, 5, 1))
     to_read = missed.take(span(0, 6, 1), 100)
@@ -146,47 +151,63 @@ def test_until_a_step_without_drafts_nothing_is_accounted():
 
 
 def test_what_was_read_is_not_read_again_by_another_request_that_finds_it():
-    missed = MissedText((2, 8), 16, BLOCK, MAX_LAG)
-    missed.note_blocks(0, [3, 4, 5, 6], is_new=True)
+    missed = MissedText((2, 8), [0], 16, BLOCK, MAX_LAG)
+    missed.note_blocks(0, [[3, 4, 5, 6]], is_new=True)
     missed.skip(span(0, 0, 7))
     assert missed.take(span(0, 7, 1), 100).counts.tolist() == [7]
     missed.take(span(0, 8, 6), 100)
-    missed.note_blocks(1, [3, 4, 5, 7], is_new=True)
+    missed.note_blocks(1, [[3, 4, 5, 7]], is_new=True)
     assert missed.take(span(1, 12, 1, is_exact=True), 100) is None
     # Blocks that were given to nobody since may hold what a text long gone has left: of the fourth the first token.
     missed.skip(span(0, 14, 1))
-    missed.note_blocks(1, [6], is_new=True)
+    missed.note_blocks(1, [[6]], is_new=True)
     missed.take(span(1, 0, 4, is_exact=True), 100)
-    missed.note_blocks(0, [6], is_new=True)
+    missed.note_blocks(0, [[6]], is_new=True)
     assert missed.take(span(0, 4, 1, is_exact=True), 100) is None
 
 
 def test_nothing_is_read_for_who_wants_no_drafts():
-    missed = MissedText((2, 8), 16, BLOCK, MAX_LAG)
+    missed = MissedText((2, 8), [0], 16, BLOCK, MAX_LAG)
     for state in (0, 1):
-        missed.note_blocks(state, [3 + state], is_new=True)
+        missed.note_blocks(state, [[3 + state]], is_new=True)
         missed.skip(span(state, 0, 3, is_exact=True))
     assert missed.take(span(0, 3, 1, wants_drafts=False), 100).counts.tolist() == []
     assert missed.take(span(1, 3, 1), 100).counts.tolist() == [3]
 
 
 def test_what_a_new_request_has_found_is_read_before_it_is_drafted_for():
-    missed = MissedText((2, 8), 16, BLOCK, MAX_LAG)
-    missed.note_blocks(0, [3, 4], is_new=True)
+    missed = MissedText((2, 8), [0], 16, BLOCK, MAX_LAG)
+    missed.note_blocks(0, [[3, 4]], is_new=True)
     missed.skip(span(0, 0, 8, is_exact=True))
-    missed.note_blocks(1, [3, 4, 5], is_new=True)
+    missed.note_blocks(1, [[3, 4, 5]], is_new=True)
     assert missed.take(span(1, 8, 1, is_exact=True), 100).counts.tolist() == [8]
 
 
 def test_blocks_that_somebody_fills_in_the_same_step_are_holes_if_theirs_is_one():
     """The first cannot read all in this step; the second has found its last block, and the third the second's."""
-    missed = MissedText((3, 8), 16, BLOCK, MAX_LAG)
-    missed.note_blocks(0, [3, 4, 5], is_new=True)
+    missed = MissedText((3, 8), [0], 16, BLOCK, MAX_LAG)
+    missed.note_blocks(0, [[3, 4, 5]], is_new=True)
     missed.skip(span(0, 0, 10, is_exact=True))
     missed.take(span(0, 10, 1), 10)
     missed.skip(span(0, 0, 10, is_exact=True))
-    missed.note_blocks(1, [3, 4, 5, 6], is_new=True)
-    missed.note_blocks(2, [3, 4, 5, 6, 7], is_new=True)
+    missed.note_blocks(1, [[3, 4, 5, 6]], is_new=True)
+    missed.note_blocks(2, [[3, 4, 5, 6, 7]], is_new=True)
     step = Span(*map(np.array, ([0, 1, 2], [10, 12, 16], [2, 4, 1], [True] * 3, [True] * 3)))
     assert missed.take(step, 4).unfinished.tolist() == [0, 1, 2]
     assert sorted(missed.take(step, 100).states.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_text_may_find_one_request_s_blocks_in_one_group_and_another_s_in_another(which):
+    """What the second computed by itself has no holes; the third finds half of each."""
+    missed = MissedText((3, 8), [0, 1], 16, BLOCK, MAX_LAG)
+    with_holes, without = [[3], [4]], [[5], [6]]
+    missed.note_blocks(0, with_holes, is_new=True)
+    missed.skip(span(0, 0, BLOCK, is_exact=True))
+    missed.note_blocks(1, without, is_new=True)
+    missed.take(span(1, 0, BLOCK, is_exact=True), 100)
+    found = [with_holes[group] if group == which else without[group] for group in (0, 1)]
+    missed.note_blocks(2, found, is_new=True)
+    assert missed.take(span(2, BLOCK, 1, is_exact=True), 100).counts.tolist() == [BLOCK]
+    missed.note_blocks(2, without, is_new=True)
+    assert missed.take(span(2, BLOCK, 1, is_exact=True), 100) is None

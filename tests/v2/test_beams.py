@@ -49,7 +49,7 @@ def draft(states: SamplingStates, logits: list[torch.Tensor], truncation: Trunca
     temperature = states.temperature.gpu.clone()
     requests = DraftRequests.allocate(in_batch_order, temperature, states.seeds.gpu.clone(), (temperature == 0).int())
     requests.root_positions[: len(STATES)] = torch.arange(len(STATES), device=device) * 10
-    requests.copy_truncation(states)
+    requests.copy_truncation(states, VOCAB)
     beams = DraftBeams(MTADOptions(GAMMA, BEAM_WIDTH), MAX_REQS, VOCAB, requests, window=1000)
     for depth, rows in enumerate(logits):
         beams.step(rows, lambda hidden: hidden.clone(), depth, len(STATES), truncation)

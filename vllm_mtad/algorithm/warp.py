@@ -126,7 +126,8 @@ def warp(logits: torch.Tensor, parameters: WarpParameters) -> WarpedRows:
     """Warp `[rows, vocab]` logits; float32 `logits` are overwritten.
 
     Only as much of the vocabulary is touched as the parameters ask for: where every row is truncated, the
-    result holds just the widest row's candidates.
+    result holds just the widest row's candidates. The vocabulary may be smaller than the one that the parameters were
+    built for: a draft model's, with less padding.
     """
     logits = logits.float()
     if parameters.all_one_hot:
@@ -188,7 +189,7 @@ def _sorted_head(scaled: torch.Tensor, parameters: WarpParameters) -> tuple[torc
     """(values, ids) `[rows, width]`, descending, wide enough for every row that is truncated."""
     vocab_size = scaled.shape[1]
     if parameters.top_k_bounds_all:
-        return torch.topk(scaled, parameters.max_top_k, dim=1)
+        return torch.topk(scaled, min(parameters.max_top_k, vocab_size), dim=1)
     assert parameters.top_p is not None
     log_total = scaled.logsumexp(1, keepdim=True)
     needed = parameters.top_p.masked_fill(parameters.top_p >= 1, 0.0)

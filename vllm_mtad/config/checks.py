@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
 
+from vllm_mtad.config.attention import unsupported_attention
+
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
     from vllm_mtad.config.speculative import MTADSpeculativeConfig
 
 logger = init_logger("vllm.mtad")
-
-RECURRENT, MLA = "recurrent or hybrid layers", "multi-head latent attention (MLA)"
-SLIDING = "sliding-window attention"
 
 
 def check_draft_path(model: str) -> None:
@@ -60,7 +59,7 @@ def draft_problems(config: MTADSpeculativeConfig) -> Iterator[str]:
     draft, target = config.draft_model_config, config.target_model_config
     if feature := unsupported_attention(draft):
         yield (
-            f"speculative_config.model={config.model!r} uses {feature}: mtad needs a draft with full causal softmax"
+            f"speculative_config.model={config.model!r} uses {feature}: mtad needs a draft with causal softmax"
             " attention in every layer."
         )
     if draft.is_multimodal_model or draft.uses_mrope:
@@ -73,34 +72,6 @@ def draft_problems(config: MTADSpeculativeConfig) -> Iterator[str]:
             f"speculative_config.model={config.model!r} has another vocabulary than the target {target.model!r}"
             f" (sizes {sizes}): mtad needs a draft with the target's tokenizer."
         )
-    elif not same_size:
-        yield (
-            f"speculative_config.model={config.model!r} has the target's tokenizer, but its vocabulary is padded to"
-            f" another size ({sizes}): mtad needs equal padded sizes."
-        )
-
-
-def unsupported_attention(model: ModelConfig) -> str | None:
-    """The name of what makes a draft's attention other than full causal softmax, or None."""
-    text = model.hf_text_config
-    layer_types = set(getattr(text, "layer_types", None) or ())
-    if model.is_attention_free or model.is_hybrid or "linear_attention" in layer_types:
-        return RECURRENT
-    if model.use_mla:
-        return MLA
-    sliding = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    sliding = sliding or getattr(text, "interleaved_sliding_window", None)
-    if "sliding_attention" in layer_types or "chunked_attention" in layer_types or (sliding and not layer_types):
-        return SLIDING
-    if getattr(text, "attn_logit_softcapping", None):
-        return "an attention logit soft-cap"
-    if getattr(text, "num_kv_shared_layers", 0):
-        return "KV sharing between layers"
-    if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt", "baichuan", "step1"):
-        return "ALiBi"
-    if text.model_type == "gpt_oss" or getattr(text, "attention_sinks", False):
-        return "attention sinks"
-    return None
 
 
 def _same_tokenizer(target: ModelConfig, draft: ModelConfig) -> bool | None:

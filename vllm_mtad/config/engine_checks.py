@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, draft_file_problems, unsupported_attention
+from vllm_mtad.config.attention import CHUNKED, MLA, RECURRENT, unsupported_attention, window_of
+from vllm_mtad.config.checks import draft_file_problems
 from vllm_mtad.config.errors import refuse
 from vllm_mtad.config.refusals import engine_option_problems
 
@@ -42,11 +43,12 @@ def engine_problems(config: VllmConfig) -> Iterator[str]:
             " give less than that."
         )
     feature = unsupported_attention(config.model_config)
-    if feature in (RECURRENT, SLIDING, MLA):
+    if feature in (RECURRENT, MLA, CHUNKED):
         yield (
             f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
             " 'mtad': its KV cache and the draft's would be of several kinds."
         )
+    yield from _problems_of_windows(config)
     yield from engine_option_problems(config)
     if config.load_config.load_format in FORMATS_OF_FILES:
         yield from draft_file_problems(Path(speculative.draft_model_config.model))
@@ -58,6 +60,18 @@ def engine_problems(config: VllmConfig) -> Iterator[str]:
     else:
         yield from _problems_of_v1_rows(config)
         yield from _problems_of_v1_scratch(config)
+
+
+def _problems_of_windows(config: VllmConfig) -> Iterator[str]:
+    speculative: Any = config.speculative_config
+    max_len, gamma = config.model_config.max_model_len, speculative.options.num_speculative_tokens
+    windows = (window_of(m, max_len) for m in (config.model_config, speculative.draft_model_config))
+    smallest = min((window.size for window in windows if window is not None), default=None)
+    if smallest is not None and gamma >= smallest:
+        yield (
+            f"speculative_config.num_speculative_tokens={gamma} does not fit in the models' sliding window of"
+            f" {smallest} tokens: give less than that."
+        )
 
 
 def _problems_of_v1_rows(config: VllmConfig) -> Iterator[str]:

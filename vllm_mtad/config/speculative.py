@@ -69,6 +69,18 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         self.options, self.lossy, self.accepts_logit_bias = options, True, False
         refuse(checks.draft_problems(self))
 
+    @property
+    def common_vocab_size(self) -> int:
+        """Tokens of both models; no others are drafted. Both pad one vocabulary, perhaps to different sizes."""
+        return min(self.target_model_config.get_vocab_size(), self.draft_model_config.get_vocab_size())
+
+    @property
+    def draft_pads_less(self) -> bool:
+        """Whether a text may hold ids for which the draft has no embedding: of the target's padding, which prompts can
+        name. There another token stands in, and drafts are as good as they can be.
+        """
+        return self.draft_model_config.get_vocab_size() < self.target_model_config.get_vocab_size()
+
     def uses_draft_model(self) -> bool:
         return True
 

@@ -68,6 +68,9 @@ def check_engine_config(create_engine_config: Callable) -> Callable:
 
         check_available("v2" if config.use_v2_model_runner else "v1")
         check_engine(config)
+        if not config.use_v2_model_runner:
+            # The layers of both models in one group: those with a window keep KV of whole texts, too.
+            config.scheduler_config.disable_hybrid_kv_cache_manager = True
         config.speculative_config.accepts_logit_bias = config.use_v2_model_runner
         return config
 

@@ -14,6 +14,7 @@ from tests.v2.startup.stand_ins import META, StandInDraft, StandInLayer, check_l
 from tests.v2.startup.test_sizes import BLOCK_SIZE, configured, draft_s_largest
 from vllm_mtad.runners.v2.beams import Truncation
 from vllm_mtad.runners.v2.graphs import request_buckets
+from vllm_mtad.runners.v2.kv_groups import KVGroup
 from vllm_mtad.runners.v2.speculator import MTADSpeculator
 
 BACKENDS = {9: "FLASH_ATTN"}
@@ -45,7 +46,7 @@ def speculator_on(gpu, pair, shape, gamma: int, beam_width: int, monkeypatch) ->
     pages = -(-config.model_config.max_model_len // BLOCK_SIZE)
     tables = torch.empty(speculator.max_num_reqs, pages, dtype=torch.int32, device=META)
     speculator.block_tables = SimpleNamespace(input_block_tables=[tables])
-    speculator.kv_group, speculator.page_size = 0, BLOCK_SIZE
+    speculator.kv_groups, speculator.page_size = [KVGroup(0, BLOCK_SIZE, tuple(layers))], BLOCK_SIZE
     return speculator
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from vllm.config import VllmConfig
 from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
@@ -23,8 +24,10 @@ from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft,
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.tree import DraftTree, draft_tree
 from vllm_mtad.algorithm.warp import warp
+from vllm_mtad.config.attention import with_window_of_the_draft
 from vllm_mtad.config.refusals import split_blocks
 from vllm_mtad.runners.draft_holes import DraftHoles
+from vllm_mtad.runners.draft_layers import keep_whole_texts
 from vllm_mtad.runners.not_finite import warn_of_states
 from vllm_mtad.runners.v1.beam_cache import BeamCache
 from vllm_mtad.runners.v1.first_pass import FirstPassPlan, TargetStep
@@ -50,8 +53,18 @@ class MTADProposer(DraftModelProposer):
         """From the first round without drafts on."""
         self._is_warned = False
         self._draft_limit = self.draft_model_config.max_model_len
+        self._vocab_size: int = self.speculative_config.common_vocab_size
 
     # -- set-up ---------------------------------------------------------------------------------------
+
+    def _create_draft_vllm_config(self) -> VllmConfig:
+        own = super()._create_draft_vllm_config()
+        own.cache_config = with_window_of_the_draft(own)
+        return own
+
+    def load_model(self, target_model: nn.Module) -> None:
+        super().load_model(target_model)
+        keep_whole_texts(self._layer(name) for name in self._draft_attn_layer_names)
 
     def initialize_attn_backend(
         self, kv_cache_config: KVCacheConfig, kernel_block_sizes: list[int] | None = None
@@ -65,6 +78,8 @@ class MTADProposer(DraftModelProposer):
         self.vllm_config.scheduler_config.max_num_seqs = max(self.max_batch_size, rows)
         try:
             super().initialize_attn_backend(kv_cache_config, kernel_block_sizes)
+            for group in self.draft_attn_groups:  # vLLM's builders know of a group's first layer, and take its window
+                group.create_metadata_builders(self.vllm_config, self.device)
         finally:
             self.vllm_config = real
         if kernel_block_sizes is not None and kernel_block_sizes[self.kv_cache_gid] != self.block_size:
@@ -87,12 +102,12 @@ class MTADProposer(DraftModelProposer):
 
     def _cache(self, max_blocks: int) -> BeamCache:
         if self._beam_cache is None:  # the KV cache is bound after the attention backend is initialised
-            kv_caches = [self._layer_kv(name) for name in self._draft_attn_layer_names]
+            kv_caches = [self._layer(name).kv_cache for name in self._draft_attn_layer_names]
             self._beam_cache = BeamCache(self._plan, kv_caches, max_blocks, self.block_size)
         return self._beam_cache
 
-    def _layer_kv(self, name: str) -> torch.Tensor:
-        return self.compilation_config.static_forward_context[name].kv_cache
+    def _layer(self, name: str) -> Any:
+        return self.compilation_config.static_forward_context[name]
 
     # -- a drafting round -----------------------------------------------------------------------------
 
@@ -173,7 +188,7 @@ class MTADProposer(DraftModelProposer):
 
     def _draft_holes(self) -> DraftHoles:
         if self._holes is None:
-            kv, *_ = (self._layer_kv(name) for name in self._draft_attn_layer_names)
+            kv, *_ = (self._layer(name).kv_cache for name in self._draft_attn_layer_names)
             self._holes = DraftHoles(kv.shape[0], self.block_size)
         return self._holes
 
@@ -226,15 +241,14 @@ class MTADProposer(DraftModelProposer):
         keeps_argmax = table.lossless[group] if num_candidates > 1 else None
         # Lossless chains are one-hot: if there are no others, one beam is all there is.
         width = 1 if warp_of_all.all_one_hot else self.options.beam_width
-        num_reqs, logits = len(lengths), self.model.compute_logits(hidden[group])
-        vocab_size = logits.shape[1]
+        num_reqs, logits = len(lengths), self._logits_of(hidden[group])
         keys = None
         if table.draws_any:
             roots = root_keys(table.seeds[group], lengths - 1)
             keys = draft_keys(roots[:, None], torch.arange(gamma, device=self.device))
 
         def noise(depth: int) -> DrawNoise | None:
-            return None if keys is None else DrawNoise(keys[:, depth], vocab_size, deterministic)
+            return None if keys is None else DrawNoise(keys[:, depth], self._vocab_size, deterministic)
 
         beams = beam_step(Beams.root(num_reqs, self.device), warp(logits, parameters), width, noise(0), keeps_argmax)
         levels = [beams]
@@ -247,12 +261,16 @@ class MTADProposer(DraftModelProposer):
             if depth > 1:
                 cache.follow(beams.parents)
             hidden_rows = self._beam_pass(beams, row_lengths + depth, block_table, cache, metadata, depth)
-            logits = self.model.compute_logits(hidden_rows)
+            logits = self._logits_of(hidden_rows)
             beams = beam_step(beams, warp(logits, row_parameters), width, noise(depth), keeps_argmax)
             levels.append(beams)
         if num_candidates == 1:
             return DraftTree.chain(*choose_draft(beams))
         return draft_tree(levels, num_candidates, chosen_slots(beams, keeps_argmax))
+
+    def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[rows, vocab]` of the draft's hidden states `[rows, hidden]`, without its padding past the target's."""
+        return self.model.compute_logits(hidden)[:, : self._vocab_size]
 
     def _beam_pass(
         self,
@@ -293,6 +311,8 @@ class MTADProposer(DraftModelProposer):
         # Rotary tables end at the draft's window. What lies past it is scratch, or belongs to a request that no
         # longer drafts.
         self.positions[:num_input_tokens].clamp_(max=self._draft_limit - 1)
+        if self.speculative_config.draft_pads_less:
+            self.input_ids[:num_input_tokens].clamp_(max=self._vocab_size - 1)
         with set_forward_context(
             per_layer_metadata,
             self.vllm_config,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vllm_mtad.config.refusals import split_blocks
 from vllm_mtad.releases import moved
 
 
@@ -80,7 +81,7 @@ class AttentionStandIn(ABC):
         device: of the model.
     """
 
-    metadata: type
+    metadata: type[Any]
 
     def __init__(self, layer: Any, device: torch.device) -> None:
         self._impl = layer.impl
@@ -116,12 +117,15 @@ class AttentionStandIn(ABC):
         """AttentionImpl.forward; query `[rows, num_heads, head_size]`, key, value `[rows, num_kv_heads, head_size]`."""
         if not isinstance(attn_metadata, self.metadata):
             return self._backend_forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+        pages = self.pages(kv_cache)
+        if (page_size := attn_metadata.prefixes.page_size) != pages[0].shape[2]:  # split for another backend's sake
+            raise split_blocks(page_size, pages[0].shape[2])
         if (of_others := self.of_others(attn_metadata)) is not None:
             self._backend_forward(layer, query, key, value, kv_cache, of_others, output, *args, **kwargs)
         impl = self._impl
         query, out = (t.view(-1, impl.num_heads, impl.head_size) for t in (query, output))
         key, value = (t.view(-1, impl.num_kv_heads, impl.head_size) for t in (key, value))
-        self.attend(query, key, value, *self.pages(kv_cache), attn_metadata, out)
+        self.attend(query, key, value, *pages, attn_metadata, out)
         return output
 
     def of_others(self, metadata: Any) -> Any:

@@ -85,9 +85,12 @@ class DraftRequests:
         roots = torch.zeros_like(states)
         return cls(states, roots, temperature, seeds, lossless, top_k, top_p, torch.zeros_like(top_p))
 
-    def copy_truncation(self, states: SamplingStates) -> None:
+    def copy_truncation(self, states: SamplingStates, vocab_size: int) -> None:
+        """`states`: the target's; `vocab_size`: of the draft's logits."""
         for own, theirs in ((self.top_k, states.top_k), (self.top_p, states.top_p), (self.min_p, states.min_p)):
             own.copy_(theirs.gpu, non_blocking=True)
+        if vocab_size < states.vocab_size:  # a request without a top-k has all of the target's there
+            self.top_k.clamp_(max=vocab_size)
 
 
 class DraftBeams:

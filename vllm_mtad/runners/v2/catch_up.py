@@ -29,11 +29,13 @@ class CatchUp:
 
     def __init__(self, speculator: MTADSpeculator, num_blocks: int) -> None:
         self._speculator = speculator
-        table = speculator.block_tables.block_tables[speculator.kv_group].gpu
+        groups = [group.index for group in speculator.kv_groups]
+        tables = [speculator.block_tables.block_tables[group].gpu for group in groups]
         in_flight = speculator.vllm_config.max_concurrent_batches
         max_lag = in_flight * speculator.num_speculative_steps
-        self._missed = MissedText((table.shape[0], table.shape[1]), num_blocks, speculator.page_size, max_lag)
-        self._missed.follow(speculator.block_tables, speculator.kv_group)
+        table_shape = (len(tables[0]), max(table.shape[1] for table in tables))
+        self._missed = MissedText(table_shape, groups, num_blocks, speculator.page_size, max_lag)
+        self._missed.follow(speculator.block_tables)
 
     def skip(self, input_batch: InputBatch) -> None:
         """In this step the draft model reads nothing."""
@@ -49,14 +51,19 @@ class CatchUp:
         if missed is None:
             return None
         if len(missed.states):
-            # The pass has requests of its own in the first rows of the batch's block table.
-            table = self._speculator.block_tables.input_block_tables[self._speculator.kv_group][: len(missed.states)]
-            of_batch = table.clone()
+            # The pass has requests of its own in the first rows of the batch's block tables.
+            of_batch = [table.clone() for table in self._tables(len(missed.states))]
             self._read(missed)
-            table.copy_(of_batch)
+            for table, kept in zip(self._tables(len(missed.states)), of_batch):
+                table.copy_(kept)
         if not len(missed.unfinished):
             return None
         return async_tensor_h2d(missed.unfinished, device=self._speculator.device)
+
+    def _tables(self, num_reqs: int) -> list[torch.Tensor]:
+        """The batch's block tables of the draft's KV groups, so many of their rows."""
+        tables = self._speculator.block_tables.input_block_tables
+        return [tables[group.index][:num_reqs] for group in self._speculator.kv_groups]
 
     @torch.inference_mode()
     def _read(self, missed: MissedTokens) -> None:
@@ -75,9 +82,9 @@ class CatchUp:
         spec.expanded_input_ids[:num_tokens] = spec.all_token_ids[of_rows, positions]
         spec.input_buffers.query_start_loc[: num_reqs + 1] = async_tensor_h2d(starts, device=spec.device)
         spec.input_buffers.seq_lens[:num_reqs] = async_tensor_h2d(seq_lens, device=spec.device)
-        tables, group = spec.block_tables, spec.kv_group
-        tables.input_block_tables[group][:num_reqs] = tables.block_tables[group].gpu[states]
-        tables.compute_slot_mappings(
+        for group, table in zip(spec.kv_groups, self._tables(num_reqs)):
+            table.copy_(spec.block_tables.block_tables[group.index].gpu[states])
+        spec.block_tables.compute_slot_mappings(
             states,
             spec.input_buffers.query_start_loc[: num_reqs + 1],
             positions,

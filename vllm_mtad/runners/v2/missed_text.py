@@ -7,6 +7,7 @@ account takes a few tokens for missed that were read; they are read twice.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,14 +79,18 @@ class _RowsOf:
 class MissedText:
     """
     Args:
-        table_shape: `(max_num_reqs, columns)` of the block table.
+        table_shape: `(max_num_reqs, columns)` of a block table.
+        groups: the KV groups that hold the draft's layers. A block is of one group at a time, and each group finds its
+            blocks in the prefix cache by itself: a text may find one request's in one group, and another's in another.
         num_blocks, page_size: of the KV cache.
         max_lag: by how many tokens the host may take a text for longer than it is.
     """
 
-    def __init__(self, table_shape: tuple[int, int], num_blocks: int, page_size: int, max_lag: int) -> None:
-        self._block_table = np.zeros(table_shape, dtype=np.int32)
-        self._num_blocks = np.zeros(table_shape[0], dtype=np.int64)
+    def __init__(
+        self, table_shape: tuple[int, int], groups: Sequence[int], num_blocks: int, page_size: int, max_lag: int
+    ) -> None:
+        self._tables = {group: np.zeros(table_shape, dtype=np.int32) for group in groups}
+        self._num_blocks = {group: np.zeros(table_shape[0], dtype=np.int64) for group in groups}
         self._is_new = np.zeros(table_shape[0], dtype=bool)
         # By request state, the position of the first token that was not read.
         self._first = np.full(table_shape[0], _NOTHING)
@@ -94,22 +99,24 @@ class MissedText:
         self._holes: DraftHoles | None = None
         """From the first step without drafts on."""
 
-    def follow(self, block_tables: Any, group: int) -> None:
+    def follow(self, block_tables: Any) -> None:
         """From now on, note the blocks that vLLM gives a request: its tables are on the device only."""
         append = block_tables.append_block_ids
 
         @functools.wraps(append)
         def append_and_note(req_index: int, new_block_ids: tuple[list[int], ...], overwrite: bool) -> None:
             append(req_index, new_block_ids, overwrite=overwrite)
-            self.note_blocks(req_index, new_block_ids[group], is_new=overwrite)
+            self.note_blocks(req_index, new_block_ids, is_new=overwrite)
 
         block_tables.append_block_ids = append_and_note
 
-    def note_blocks(self, state: int, blocks: list[int], *, is_new: bool) -> None:
-        """A request has these blocks; with `is_new` it is another request, and has no others."""
-        start = 0 if is_new else self._num_blocks[state]
-        self._num_blocks[state] = end = start + len(blocks)
-        self._block_table[state, start:end] = blocks
+    def note_blocks(self, state: int, blocks: Sequence[list[int]], *, is_new: bool) -> None:
+        """A request has these blocks, by KV group; with `is_new` it is another request, and has no others."""
+        for group, table in self._tables.items():
+            counts = self._num_blocks[group]
+            start = 0 if is_new else counts[state]
+            counts[state] = end = start + len(blocks[group])
+            table[state, start:end] = blocks[group]
         self._is_new[state] |= is_new
 
     def skip(self, span: Span) -> None:
@@ -137,8 +144,8 @@ class MissedText:
         is_complete = read == missed
         known = self._open(holes, span, ~is_complete)
         reached = np.minimum(first + read, np.maximum(known, first))  # further on, text may have been unknown
-        table = _RowsOf(self._block_table, span.states)
-        holes.fill(table, first, np.where(is_complete, span.ends, reached), is_complete)
+        for table in self._rows_of(span.states):
+            holes.fill(table, first, np.where(is_complete, span.ends, reached), is_complete)
         self._first[span.states] = np.where(is_complete, _NOTHING, reached)
         if is_complete.all() and not read.any():
             return None
@@ -148,8 +155,13 @@ class MissedText:
     def _open(self, holes: DraftHoles, span: Span, which: np.ndarray) -> np.ndarray:
         """Holes where the target reads of `which` requests, bool `[num_reqs]`; returns where each begins at least."""
         first = span.least_begins(self._max_lag)
-        holes.open(_RowsOf(self._block_table, span.states[which]), first[which], span.ends[which])
+        for table in self._rows_of(span.states[which]):
+            holes.open(table, first[which], span.ends[which])
         return first
+
+    def _rows_of(self, states: np.ndarray) -> list[_RowsOf]:
+        """The rows of these requests in each group's block table."""
+        return [_RowsOf(table, states) for table in self._tables.values()]
 
     def _pop_new(self, span: Span) -> np.ndarray:
         """bool `[num_reqs]`: the requests that are in a step for the first time."""
@@ -161,5 +173,5 @@ class MissedText:
     def _look_up(self, holes: DraftHoles, span: Span, new: np.ndarray) -> None:
         """Requests of `new`, bool `[num_reqs]`, may have found blocks with holes in the prefix cache."""
         states, lengths = span.states[new], span.begins[new]
-        first = holes.first(_RowsOf(self._block_table, states), lengths)
+        first = np.minimum.reduce([holes.first(table, lengths) for table in self._rows_of(states)])
         self._first[states] = np.where(first < lengths, first, _NOTHING)

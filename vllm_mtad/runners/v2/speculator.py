@@ -11,6 +11,7 @@ has full decode graphs; the first pass of batches with prefills runs in piecewis
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
 from vllm_mtad.config.refusals import split_blocks
+from vllm_mtad.runners.draft_layers import keep_whole_texts
 from vllm_mtad.runners.not_finite import warn_of_weights
 from vllm_mtad.runners.v2.attention_stand_in import check_layer, check_page_layout
 from vllm_mtad.runners.v2.beam_attention import BeamAttention, BeamAttentionMetadata
@@ -46,6 +48,7 @@ from vllm_mtad.runners.v2.graphs import (
     FirstPassGraphManager,
     schedule_of,
 )
+from vllm_mtad.runners.v2.kv_groups import kv_groups_of
 from vllm_mtad.runners.v2.noted_requests import NotedRequests
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
@@ -64,6 +67,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         options = self.speculative_config.options
         self.beam_width: int = options.beam_width
         self.gamma: int = options.num_speculative_tokens
+        self.vocab_size = self.speculative_config.common_vocab_size
         # Rotary tables end at the draft's window.
         self.window = min(self.max_model_len, self.draft_model_config.max_model_len)
         self.noted = NotedRequests(self.max_num_reqs, options, device)
@@ -105,6 +109,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         layers = [found[name] for name in sorted(self.draft_attn_layer_names)]
         for layer in layers:
             check_layer(layer)
+        keep_whole_texts(layers)
         dtype = self.draft_model_config.dtype
         most_rows = self.max_num_reqs * self.beam_width
         readers = prefix_readers(layers, self.beam_width, most_rows, self.max_model_len, dtype, self.device)
@@ -136,20 +141,20 @@ class MTADSpeculator(StandaloneARSpeculator):
         super().set_attn(*args, **kwargs)
         for name in self.draft_attn_layer_names:
             check_page_layout(self.vllm_config.compilation_config.static_forward_context[name])
-        groups = [
-            i
-            for i, group in enumerate(self.attn_groups)
-            if any(set(g.layer_names) & self.draft_attn_layer_names for g in group)
-        ]
-        assert len(groups) == 1, "mtad's checks leave no target whose KV is of several kinds"
-        (self.kv_group,) = groups
-        (self.page_size,) = {group.kv_cache_spec.block_size for group in self.attn_groups[self.kv_group]}
-        for group in self.attn_groups[self.kv_group]:
+        self.kv_groups = kv_groups_of(self.kv_cache_config, self.draft_attn_layer_names)
+        page_sizes = {group.page_size for group in self.kv_groups}
+        if len(page_sizes) > 1:
+            raise ValueError(
+                f"The draft's layers keep their KV in pages of {sorted(page_sizes)} tokens, which cannot be combined"
+                " with speculative method 'mtad': it accepts one size."
+            )
+        (self.page_size,) = page_sizes
+        for group in itertools.chain(*self.attn_groups):
             if group.kernel_block_size is not None:
                 raise split_blocks(group.kv_cache_spec.block_size, group.kernel_block_size)
         self.catch_up = CatchUp(self, self.kv_cache_config.num_blocks)
         if self.verification is not None:
-            self.verification.set_attn(self.kv_group, self.page_size)
+            self.verification.set_attn(self.kv_cache_config)
 
     # -- a drafting round -----------------------------------------------------------------------------
 
@@ -221,7 +226,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         assert self.sampling_states is not None, "the runner has not handed over its sampling states"
         truncation = Truncation.of(self.sampling_states, requests)
         if truncation is not Truncation.NONE:
-            self.requests.copy_truncation(self.sampling_states)
+            self.requests.copy_truncation(self.sampling_states, self.vocab_size)
         return truncation
 
     def draft_forward(
@@ -238,6 +243,8 @@ class MTADSpeculator(StandaloneARSpeculator):
         persistent.
         """
         num_tokens = len(input_ids)
+        if self.speculative_config.draft_pads_less:
+            input_ids.clamp_(max=self.vocab_size - 1)
         with set_forward_context(
             metadata,
             self.vllm_config,
@@ -249,6 +256,10 @@ class MTADSpeculator(StandaloneARSpeculator):
             hidden = self.model(input_ids=input_ids, positions=positions)
         return hidden[0] if isinstance(hidden, tuple) else hidden
 
+    def draft_logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[rows, vocab_size]` of the draft's hidden states `[rows, hidden]`, without its padding past the target's."""
+        return self.model.compute_logits(hidden)[:, : self.vocab_size]
+
     def _beam_loop(self, num_reqs: int, num_nodes: int, truncation: Truncation, attend: bool = True) -> None:
         """From the first pass's states to the trees or chosen drafts; every tensor that it reads is persistent."""
         num_drafts = min(num_nodes, self.gamma)
@@ -256,7 +267,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         last_positions = self.expanded_positions[self.last_token_indices[:num_reqs]]
         roots.copy_(torch.where(states >= 0, last_positions, -1))
         self.prefix_lens[:num_reqs] = roots + 1
-        self.beams.step(self.first_pass.hidden[:num_reqs], self.model.compute_logits, 0, num_reqs, truncation)
+        self.beams.step(self.first_pass.hidden[:num_reqs], self.draft_logits_of, 0, num_reqs, truncation)
         rows = num_reqs * self.beam_width
         passes = self._beam_metadata(num_reqs, num_drafts) if attend else [None] * (num_drafts - 1)
         for depth, metadata in enumerate(passes, start=1):  # tokens that the beams have
@@ -267,30 +278,38 @@ class MTADSpeculator(StandaloneARSpeculator):
                 metadata,
                 slots=None,  # a beam writes nothing into the paged cache
             )
-            self.beams.step(hidden, self.model.compute_logits, depth, num_reqs, truncation)
+            self.beams.step(hidden, self.draft_logits_of, depth, num_reqs, truncation)
         self.beams.choose(num_reqs, num_nodes, self.draft_tokens)
 
     def _beam_metadata(self, num_reqs: int, num_drafts: int) -> list[dict[str, Any] | None]:
         """Attention metadata by layer, of each pass over the beams."""
         if num_drafts == 1:
             return []
-        prefixes = Prefixes(
-            lens=self.prefix_lens[:num_reqs],
-            block_table=self.block_tables.input_block_tables[self.kv_group][:num_reqs],
-            query_start_loc=self.beam_starts[: num_reqs + 1],
-            max_len=self.max_model_len,
-            page_size=self.page_size,
-            depths=self.beam_depths[0],
-        )
-        # The prefixes stay as they are in a round: one plan serves all its passes and layers.
-        plans = {reader: reader.plan(prefixes) for reader in self.prefix_readers}
-        return [
-            dict.fromkeys(
-                self.draft_attn_layer_names,
-                BeamAttentionMetadata(
-                    depth, self.beams.ancestry(depth), replace(prefixes, depths=self.beam_depths[depth]), plans
-                ),
+        prefixes = [
+            Prefixes(
+                lens=self.prefix_lens[:num_reqs],
+                block_table=self.block_tables.input_block_tables[group.index][:num_reqs],
+                query_start_loc=self.beam_starts[: num_reqs + 1],
+                max_len=self.max_model_len,
+                page_size=self.page_size,
+                depths=self.beam_depths[0],
             )
+            for group in self.kv_groups
+        ]
+        # The prefixes' lengths stay as they are in a round: one plan serves all its passes and layers.
+        plans = {reader: reader.plan(prefixes[0]) for reader in self.prefix_readers}
+
+        def metadata_of(of_group: Prefixes, depth: int) -> BeamAttentionMetadata:
+            of_pass = replace(of_group, depths=self.beam_depths[depth])
+            return BeamAttentionMetadata(depth, self.beams.ancestry(depth), of_pass, plans)
+
+        return [
+            {
+                name: metadata
+                for group, of_group in zip(self.kv_groups, prefixes)
+                for metadata in [metadata_of(of_group, depth)]
+                for name in group.layers
+            }
             for depth in range(1, num_drafts)
         ]
 

@@ -26,6 +26,7 @@ from vllm_mtad.runners.v2.attention_stand_in import AttentionStandIn, check_laye
 from vllm_mtad.runners.v2.kernels.kept_path import move_kept_paths
 from vllm_mtad.runners.v2.kernels.tree_attention import tree_attention
 from vllm_mtad.runners.v2.kernels.tree_layout import lay_out_trees
+from vllm_mtad.runners.v2.kv_groups import KVGroup, kv_groups_of
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, PrefixReader, prefix_readers
 from vllm_mtad.runners.v2.trees import DraftTrees
 from vllm_mtad.runners.v2.verification_log import VerificationLog
@@ -92,6 +93,17 @@ class TreeAttention(AttentionStandIn):
         )
 
 
+@dataclass
+class _GroupOfTarget:
+    """A KV group of the target's layers. `pages`, `offsets`: of `move_kept_paths`, once KV caches are there.
+    `block_table`: of the present batch."""
+
+    kv: KVGroup
+    pages: tuple[torch.Tensor, torch.Tensor] | None = None
+    offsets: torch.Tensor | None = None
+    block_table: torch.Tensor | None = None
+
+
 class TreeVerification:
     """Trees for the target of one engine.
 
@@ -127,27 +139,26 @@ class TreeVerification:
         self._ancestry = torch.full((max_num_reqs, self.max_rows, trees.gamma), -1, dtype=torch.int32, device=device)
         self._depths = torch.tensor([0, *node_depths(trees.gamma, trees.num_candidates)], device=device).int()
         self._log = VerificationLog(trees.tally)
-        self._plans: dict[tuple[PrefixReader, int], torch.Tensor] = {}
+        self._plans: dict[tuple[PrefixReader, int, int], torch.Tensor] = {}
         self._num_trees = 0
-        self._block_table: torch.Tensor | None = None
-        self._pages: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._groups: list[_GroupOfTarget] = []
 
-    def set_attn(self, kv_group: int, page_size: int) -> None:
-        """The KV group of the target's layers, and tokens of a page. Earlier KV caches are let go."""
-        self._pages = None
-        self._kv_group, self._page_size = kv_group, page_size
+    def set_attn(self, kv_cache_config: Any) -> None:
+        """Find the KV groups of the target's layers. Earlier KV caches are let go."""
+        self._groups = [_GroupOfTarget(group) for group in kv_groups_of(kv_cache_config, self._layers)]
 
     def use_kv_caches(self) -> None:
         """Find each layer's keys and values, whenever the KV caches have been allocated."""
-        pages = []
-        for name, attention in self._attention.items():
-            check_page_layout(self._layers[name], "target")
-            pages.append(attention.pages(self._layers[name].kv_cache))
-        self._pages = keys, _ = pages[0]
-        layouts = {(k.stride(), v.stride(), k.dtype, k.shape[1:]) for k, v in pages}
-        assert len(layouts) == 1, "layers of one KV group have one layout"
-        offsets = [[(part.data_ptr() - keys.data_ptr()) // keys.itemsize for part in parts] for parts in pages]
-        self._offsets = torch.tensor(offsets, device=self._device)
+        for group in self._groups:
+            pages = []
+            for name in group.kv.layers:
+                check_page_layout(self._layers[name], "target")
+                pages.append(self._attention[name].pages(self._layers[name].kv_cache))
+            group.pages = keys, _ = pages[0]
+            layouts = {(k.stride(), v.stride(), k.dtype, k.shape[1:]) for k, v in pages}
+            assert len(layouts) == 1, "layers of one KV group have one layout"
+            offsets = [[(part.data_ptr() - keys.data_ptr()) // keys.itemsize for part in parts] for parts in pages]
+            group.offsets = torch.tensor(offsets, device=self._device)
 
     def metadata_of(
         self, metadata: dict[str, Any], input_batch: InputBatch, block_tables: Sequence[torch.Tensor]
@@ -158,7 +169,6 @@ class TreeVerification:
             return metadata
         has_others = num_trees < input_batch.num_reqs
         num_reqs = num_trees if has_others else input_batch.num_reqs_after_padding
-        self._block_table = block_tables[self._kv_group][:num_reqs]
         lay_out_trees(
             self._trees,
             input_batch.idx_mapping[:num_trees],
@@ -167,27 +177,33 @@ class TreeVerification:
             self._prefix_lens[:num_reqs],
             self._ancestry[:num_reqs],
         )
-        prefixes = Prefixes(
-            lens=self._prefix_lens[:num_reqs],
-            block_table=self._block_table,
-            query_start_loc=input_batch.query_start_loc[: num_reqs + 1],
-            max_len=self._max_model_len,
-            page_size=self._page_size,
-            depths=self._depths,
-        )
-        plans = {reader: self._plan(reader, prefixes) for reader in self._readers}
         num_rows = int(input_batch.query_start_loc_np[num_reqs])
-        of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans, num_rows)
-        if not has_others:
-            return metadata | dict.fromkeys(self._layers, of_trees)
-        return metadata | {name: replace(of_trees, of_others=metadata[name]) for name in self._layers}
+        plans: dict[int, dict[PrefixReader, torch.Tensor | None]] = {}  # by size of a page
+        for group in self._groups:
+            group.block_table = block_tables[group.kv.index][:num_reqs]
+            prefixes = Prefixes(
+                lens=self._prefix_lens[:num_reqs],
+                block_table=group.block_table,
+                query_start_loc=input_batch.query_start_loc[: num_reqs + 1],
+                max_len=self._max_model_len,
+                page_size=group.kv.page_size,
+                depths=self._depths,
+            )
+            if prefixes.page_size not in plans:
+                plans[prefixes.page_size] = {reader: self._plan(reader, prefixes) for reader in self._readers}
+            of_trees = TreeAttentionMetadata(prefixes, self._ancestry[:num_reqs], plans[prefixes.page_size], num_rows)
+            metadata = metadata | {
+                name: replace(of_trees, of_others=metadata[name]) if has_others else of_trees
+                for name in group.kv.layers
+            }
+        return metadata
 
     def _plan(self, reader: PrefixReader, prefixes: Prefixes) -> torch.Tensor | None:
         """A reader's plan, made before a graph is captured or replayed, which reads it where it was at capture."""
         plan = reader.plan(prefixes)
         if plan is None or reader.keeps_plan:
             return plan
-        kept = self._plans.setdefault((reader, len(prefixes.lens)), plan)
+        kept = self._plans.setdefault((reader, prefixes.page_size, len(prefixes.lens)), plan)
         return kept if kept is plan else kept.copy_(plan)
 
     def _count_trees(self, input_batch: InputBatch) -> int:
@@ -223,18 +239,20 @@ class TreeVerification:
         self._log.step()
         if not self._num_trees:
             return
-        assert self._block_table is not None
-        assert self._pages is not None
-        move_kept_paths(
-            self._trees,
-            input_batch.idx_mapping[: self._num_trees],
-            input_batch.query_start_loc,
-            input_batch.positions,
-            input_batch.input_ids,
-            self._block_table,
-            *self._pages,
-            self._offsets,
-        )
+        for group in self._groups:
+            assert group.block_table is not None
+            assert group.pages is not None
+            assert group.offsets is not None
+            move_kept_paths(
+                self._trees,
+                input_batch.idx_mapping[: self._num_trees],
+                input_batch.query_start_loc,
+                input_batch.positions,
+                input_batch.input_ids,
+                group.block_table,
+                *group.pages,
+                group.offsets,
+            )
         self._num_trees = 0
 
 

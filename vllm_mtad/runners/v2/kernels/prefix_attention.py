@@ -133,6 +133,8 @@ def _prefix_attention_kernel(
     for tile in range(first_tile, tl.minimum(first_tile + per_split, tiles)):
         position = tile * KEY_TILE + n
         is_key = position < length
+        if WINDOW > 0:  # further back, the block table may name other requests' pages
+            is_key = is_key & (position >= length - WINDOW)
         page = tl.load(block_table_ptr + request * block_table_stride + position // PAGE, mask=is_key, other=0)
         page = page.to(tl.int64)
         slot = position % PAGE

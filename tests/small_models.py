@@ -1,0 +1,126 @@
+"""Random pairs of architectures that people run, small enough for a test.
+
+As in `small_pair`, the draft is the target's first layers with a little noise, so that some of its drafts are accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GptOssConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+)
+
+from tests.small_pair import MAX_POSITIONS, VOCAB_SIZE, save_tokenizer
+
+WINDOW = 24
+PADDING = 64
+"""Of a vocabulary, past its tokens."""
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": MAX_POSITIONS,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+
+def llama(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    return LlamaConfig(**SMALL, vocab_size=vocab_size, num_hidden_layers=num_layers)
+
+
+def windows_in_every_other_layer(num_layers: int) -> dict[str, Any]:
+    kinds = ["sliding_attention", "full_attention"] * num_layers
+    return {"num_hidden_layers": num_layers, "layer_types": kinds[:num_layers], "sliding_window": WINDOW}
+
+
+def gemma3(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    of_layers = windows_in_every_other_layer(num_layers)
+    return Gemma3TextConfig(**SMALL, **of_layers, vocab_size=vocab_size, query_pre_attn_scalar=8)
+
+
+def gemma2(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    of_layers = windows_in_every_other_layer(num_layers)
+    caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 30.0}
+    return Gemma2Config(
+        **(SMALL | {"tie_word_embeddings": True}), **of_layers, **caps, vocab_size=vocab_size, query_pre_attn_scalar=8
+    )
+
+
+def gpt_oss(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    of_layers = windows_in_every_other_layer(num_layers)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    return GptOssConfig(**SMALL, **of_layers, **experts, vocab_size=vocab_size)
+
+
+def qwen3_moe(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+    return Qwen3MoeConfig(**SMALL, **experts, vocab_size=vocab_size, num_hidden_layers=num_layers)
+
+
+def _randomise(model: PreTrainedModel, last_layer: int) -> None:
+    """Weights with which attention matters, and later layers change little."""
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2:
+            if "sinks" in name:
+                weight.normal_(0, 1)
+            continue
+        weight.normal_(0, 1 if "embed" in name else weight.shape[-1] ** -0.5)
+        if "q_proj" in name or "k_proj" in name:
+            weight.mul_(2.0)
+        if "lm_head" in name:
+            weight.mul_(3.5)
+        if f"layers.{last_layer}." in name and ("o_proj" in name or "down_proj" in name):
+            weight.mul_(0.3)
+
+
+def _cut(weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The part of a larger vocabulary that a smaller one has; zeros past the end of a smaller one."""
+    if len(weight) >= shape[0]:
+        return weight[: shape[0]]
+    return torch.cat([weight, weight.new_zeros(shape[0] - len(weight), *shape[1:])])
+
+
+def save_pair_of(
+    folder: Path,
+    architecture: Callable[[int, int], PretrainedConfig],
+    vocab_sizes: tuple[int, int] = (VOCAB_SIZE, VOCAB_SIZE),
+    noise: float = 0.08,
+) -> tuple[str, str]:
+    """Folders of a target of three layers and a draft of two.
+
+    Args:
+        vocab_sizes: the target's and the draft's, padded.
+        noise: of the draft's weights, as a share of their standard deviation.
+    """
+    torch.manual_seed(0)
+    target, draft = (
+        AutoModelForCausalLM.from_config(architecture(n, size), dtype=torch.float32).eval()
+        for n, size in zip((3, 2), vocab_sizes)
+    )
+    with torch.no_grad():
+        _randomise(target, last_layer=2)
+        weights = target.state_dict()
+        for name, weight in draft.named_parameters():
+            weight.copy_(_cut(weights[name], weight.shape))
+            if weight.ndim > 1:
+                weight.add_(torch.randn_like(weight) * weight.std() * noise)
+    for name, model in (("target", target), ("draft", draft)):
+        model.save_pretrained(folder / name)
+        save_tokenizer(folder / name)
+    return str(folder / "target"), str(folder / "draft")
