@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_mtad.config.checks import MLA, RECURRENT, SLIDING, draft_file_problems, unsupported_attention
-from vllm_mtad.config.errors import refuse
 from vllm_mtad.config.refusals import engine_option_problems
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def check_engine(config: VllmConfig) -> None:
     Raises:
         ValueError: all that cannot be combined with mtad, each in one sentence.
     """
-    refuse(engine_problems(config))
+    config.speculative_config.refuse(engine_problems(config))  # type: ignore[union-attr]
 
 
 def engine_problems(config: VllmConfig) -> Iterator[str]:
