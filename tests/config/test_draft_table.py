@@ -1,9 +1,12 @@
 """Which draft the table gives for which target."""
 
+import json
 import re
 
 import pytest
 
+from tests.config.asking import create
+from tests.small_pair import save_tokenizer
 from vllm_mtad.config.draft_table import FAMILIES, family_of, find_draft, known_draft, other_draft
 
 LLAMA_8B = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256}
@@ -133,6 +136,21 @@ def test_a_local_target_takes_the_draft_that_lies_beside_it(tmp_path):
     assert known_draft(str(target), {}) == "meta-llama/Llama-3.2-1B"
     draft.mkdir()
     assert known_draft(str(target), {}) == str(draft)
+
+
+def test_a_server_finds_the_draft_of_a_quantized_target_by_its_shape(tmp_path):
+    """Of a target whose name says nothing, from vLLM's own reading of its config.json."""
+    target, draft = tmp_path / "my-chat", tmp_path / "Llama-3.2-1B-Instruct"
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "architectures": ["LlamaForCausalLM"]}
+    fp8 = {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}
+    for folder, config in (
+        (target, LLAMA_8B | heads | fp8),
+        (draft, LLAMA_8B | heads | {"hidden_size": 2048, "num_hidden_layers": 16}),
+    ):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        save_tokenizer(folder)
+    assert create(str(target), "mtad", load_format="dummy").speculative_config.model == str(draft)
 
 
 def test_what_a_target_names_itself_wins(tmp_path):

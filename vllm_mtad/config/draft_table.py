@@ -48,15 +48,15 @@ _SMOLLM2: tuple[Shape, ...] = (("llama", 2048, 24, 49152),)
 
 FAMILIES = (
     Family(
-        "Llama 3, 3.1, 3.3",
+        "Llama 3 to 3.3",
         r"(Meta-)?Llama-3(\.[13])?-(8B|70B|405B)-Instruct",
         "meta-llama/Llama-3.2-1B-Instruct",
         _LLAMA_3,
         _INSTRUCT,
     ),
-    Family("Llama 3, 3.1", r"(Meta-)?Llama-3(\.1)?-(8B|70B|405B)", "meta-llama/Llama-3.2-1B", _LLAMA_3),
-    Family("Llama 3.2", r"Llama-3\.2-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct", (_LLAMA_3_3B,), _INSTRUCT),
-    Family("Llama 3.2", r"Llama-3\.2-3B", "meta-llama/Llama-3.2-1B", (_LLAMA_3_3B,)),
+    Family("Llama 3 to 3.3", r"(Meta-)?Llama-3(\.1)?-(8B|70B|405B)", "meta-llama/Llama-3.2-1B", _LLAMA_3),
+    Family("Llama 3 to 3.3", r"Llama-3\.2-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct", (_LLAMA_3_3B,), _INSTRUCT),
+    Family("Llama 3 to 3.3", r"Llama-3\.2-3B", "meta-llama/Llama-3.2-1B", (_LLAMA_3_3B,)),
     Family(
         "Llama 2",
         r"Llama-2-(7b|13b|70b)-chat(-hf)?",
