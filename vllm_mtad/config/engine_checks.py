@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_mtad.config.attention import CHUNKED, MLA, RECURRENT, unsupported_attention, window_of
 from vllm_mtad.config.checks import draft_file_problems
-from vllm_mtad.config.errors import refuse
 from vllm_mtad.config.refusals import engine_option_problems
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def check_engine(config: VllmConfig) -> None:
     Raises:
         ValueError: all that cannot be combined with mtad, each in one sentence.
     """
-    refuse(engine_problems(config))
+    config.speculative_config.refuse(engine_problems(config))  # type: ignore[union-attr]
 
 
 def engine_problems(config: VllmConfig) -> Iterator[str]:

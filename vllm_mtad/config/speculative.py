@@ -6,17 +6,24 @@ own part is made as `draft_model` and called `mtad` afterwards.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from vllm.config.speculative import SpeculativeConfig
 
 from vllm_mtad.config import checks
 from vllm_mtad.config.candidate_schedule import schedule_of_nodes, with_candidate_rows
-from vllm_mtad.config.draft_table import find_draft
-from vllm_mtad.config.errors import one_sentence, refuse
+from vllm_mtad.config.draft_table import find_draft, other_draft
+from vllm_mtad.config.errors import Reasons, RefusalError, one_sentence, refuse
 from vllm_mtad.config.options import METHOD, OWN_FIELDS, MTADOptions
 from vllm_mtad.config.refusals import field_problems
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+OF_DRAFT = "speculative_config.model="
+"""What a sentence that refuses the draft begins with."""
 
 
 class MTADSpeculativeConfig(SpeculativeConfig):
@@ -41,8 +48,12 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         options = with_candidate_rows(MTADOptions.from_mapping(given))
         refuse(field_problems(given))
         target = given["target_model_config"]
-        model = given.get("model") or find_draft(target.model, getattr(target.hf_config, "mtad_draft", None))
-        checks.check_draft_path(model)
+        model = given.get("model") or find_draft(target.model, target.hf_config.to_dict())
+        advice = _advice(target, model)
+        try:
+            checks.check_draft_path(model)
+        except ValueError as error:
+            raise RefusalError(Reasons([str(error)], advice)) from None
         fields = {name: value for name, value in given.items() if name not in OWN_FIELDS}
         fields |= {
             "method": "draft_model",
@@ -57,17 +68,23 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         except (OSError, ValueError) as error:
             if isinstance(error, ValidationError) and error.errors()[0]["type"] != "value_error":
                 raise ValueError(f"speculative_config.{one_sentence(error)}") from error  # of a field, not of the model
-            raise ValueError(
-                f"speculative_config with model={model!r} cannot be used: {one_sentence(error)}"
-            ) from error
+            sentence = f"speculative_config with model={model!r} cannot be used: {one_sentence(error)}"
+            raise RefusalError(Reasons([sentence], advice)) from error
         if self.method != "draft_model":
-            raise ValueError(
-                f"speculative_config.model={model!r} is a {self.method} head, not a draft model: mtad needs a complete"
-                " causal language model."
+            sentence = (
+                f"{OF_DRAFT}{model!r} is a {self.method} head, not a draft model: mtad needs a complete causal language"
+                " model."
             )
+            raise RefusalError(Reasons([sentence], advice))
         self.method = METHOD
         self.options, self.lossy, self.accepts_logit_bias = options, True, False
-        refuse(checks.draft_problems(self))
+        self.refuse(checks.draft_problems(self))
+
+    def refuse(self, problems: Iterable[str]) -> None:
+        """As `errors.refuse`; for the draft's sake, with another one that is known for the target."""
+        sentences = list(problems)
+        of_draft = any(sentence.startswith(OF_DRAFT) for sentence in sentences)
+        refuse(sentences, _advice(self.target_model_config, self.model) if of_draft else None)
 
     @property
     def common_vocab_size(self) -> int:
@@ -93,3 +110,8 @@ class MTADSpeculativeConfig(SpeculativeConfig):
 
     def __repr__(self) -> str:
         return f"{SpeculativeConfig.__repr__(self)[:-1]}, options={self.options})"
+
+
+def _advice(target: ModelConfig, refused: str) -> str | None:
+    draft = other_draft(target.model, target.hf_config.to_dict(), refused)
+    return None if draft is None else f"For this target mtad knows the draft {draft!r}."

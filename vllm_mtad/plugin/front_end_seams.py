@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from vllm_mtad.config.errors import one_sentence
+from vllm_mtad.config.errors import one_sentence, refused_at_once
 from vllm_mtad.config.options import METHOD, MODES, OWN_FIELDS, MTADOptions, is_mtad
 from vllm_mtad.plugin.availability import check_available
 
@@ -53,7 +53,9 @@ def _help_text() -> str:
 
 
 def check_engine_config(create_engine_config: Callable) -> Callable:
-    """The shorthand string becomes a mapping; the finished configuration is checked."""
+    """The shorthand string becomes a mapping; the finished configuration is checked, and all that speaks against it
+    said at once; the line that says mtad is on is logged.
+    """
 
     @functools.wraps(create_engine_config)
     def with_checks(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -63,18 +65,38 @@ def check_engine_config(create_engine_config: Callable) -> Callable:
             return create_engine_config(self, *args, **kwargs)
         check_available()
         _choose_block_size(self)
-        config = _in_one_sentence(create_engine_config, self, *args, **kwargs)
-        from vllm_mtad.config.engine_checks import check_engine
-
-        check_available("v2" if config.use_v2_model_runner else "v1")
-        check_engine(config)
+        config = refused_at_once(functools.partial(_checked, create_engine_config, self, *args, **kwargs))
         if not config.use_v2_model_runner:
             # The layers of both models in one group: those with a window keep KV of whole texts, too.
             config.scheduler_config.disable_hybrid_kv_cache_manager = True
         config.speculative_config.accepts_logit_bias = config.use_v2_model_runner
+        _say_that_it_is_on(config.speculative_config)
         return config
 
     return with_checks
+
+
+def _checked(create_engine_config: Callable, *args: Any, **kwargs: Any) -> Any:
+    from vllm_mtad.config.engine_checks import check_engine
+
+    config = _in_one_sentence(create_engine_config, *args, **kwargs)
+    check_available("v2" if config.use_v2_model_runner else "v1")
+    check_engine(config)
+    return config
+
+
+def _say_that_it_is_on(speculative_config: Any) -> None:
+    options = speculative_config.options
+    logger.info(
+        "MTAD is on: beam_width=%d, num_speculative_tokens=%d, num_candidates=%d, acceptance_threshold=%g,"
+        " draft %s. It is lossy: sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
+        options.beam_width,
+        options.num_speculative_tokens,
+        options.num_candidates,
+        options.acceptance_threshold,
+        speculative_config.model,
+        options.greedy,
+    )
 
 
 def _choose_block_size(engine_args: Any) -> None:
@@ -86,26 +108,14 @@ def _choose_block_size(engine_args: Any) -> None:
 
 
 def check_speculative_config(create_speculative_config: Callable) -> Callable:
-    """Say what is wrong with an mtad option in one sentence; log the line that says mtad is on."""
+    """Say what is wrong with an mtad option in one sentence."""
 
     @functools.wraps(create_speculative_config)
     def with_sentences(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not _asks_for_mtad(self):
             return create_speculative_config(self, *args, **kwargs)
         check_available()  # here too: it may be the other seam that is missing
-        config = _in_one_sentence(create_speculative_config, self, *args, **kwargs)
-        options = config.options
-        logger.info(
-            "MTAD is on: beam_width=%d, num_speculative_tokens=%d, num_candidates=%d, acceptance_threshold=%g,"
-            " draft %s. It is lossy: sampled text is not distributed as the target's own (greedy=%r at temperature 0).",
-            options.beam_width,
-            options.num_speculative_tokens,
-            options.num_candidates,
-            options.acceptance_threshold,
-            config.model,
-            options.greedy,
-        )
-        return config
+        return _in_one_sentence(create_speculative_config, self, *args, **kwargs)
 
     return with_sentences
 

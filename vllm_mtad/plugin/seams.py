@@ -84,14 +84,14 @@ SEAMS = (
         "vllm.engine.arg_utils",
         "EngineArgs.create_engine_config",
         front_end_seams.check_engine_config,
-        why="LLM(speculative_config='mtad'), and the checks that need the whole engine configuration",
+        why="LLM(speculative_config='mtad'), the checks that need the whole configuration, and the line at start",
         remove_when="vLLM lets a speculative method check the VllmConfig",
     ),
     Seam(
         "vllm.engine.arg_utils",
         "EngineArgs.create_speculative_config",
         front_end_seams.check_speculative_config,
-        why="one sentence instead of a validation dump when an mtad option is refused; the line at start",
+        why="one sentence instead of a validation dump when an mtad option is refused",
         remove_when="vLLM has a registry of speculative methods with their own configuration",
     ),
     Seam(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from vllm_mtad.config.errors import collecting, one_sentence
+from vllm_mtad.config.errors import RefusalError, collecting, one_sentence
 from vllm_mtad.config.options import METHOD
 from vllm_mtad.releases import moved
 from vllm_mtad.tools.harness.errors import InputError
@@ -61,13 +61,14 @@ def diagnose(target: str, draft: str | None, flags: list[str]) -> Diagnosis:
     found = Diagnosis([("versions", f"vllm-mtad {version('vllm-mtad')}, vLLM {version('vllm')}")])
     arguments = _engine_arguments(target, draft, flags)
     config: Any = None
-    with collecting() as reasons:
+    with collecting() as refused:
         try:
             config = arguments.create_engine_config()
-        except Exception as error:
-            # Not one of ours, or one that leaves nothing to ask further.
-            reasons.append(one_sentence(error))
-    found.reasons = reasons
+        except RefusalError as error:  # one that leaves nothing to ask further
+            refused.sentences += error.reasons.sentences
+        except Exception as error:  # not one of ours
+            refused.sentences.append(one_sentence(error))
+    found.reasons = refused.sentences
     found.facts.append(("seams", _seams(None if config is None else _runner(config))))
     found.facts.append(("known draft", _known_draft(target, getattr(arguments, "trust_remote_code", False))))
     if config is not None:
@@ -137,7 +138,7 @@ def _known_draft(target: str, trust_remote_code: bool) -> str:
 
     try:
         config, _ = PretrainedConfig.get_config_dict(target, trust_remote_code=trust_remote_code)
-        return find_draft(target, config.get("mtad_draft"))
+        return find_draft(target, config)
     except (OSError, ValueError) as error:
         return f"none ({re.sub(r'[.]$', '', one_sentence(error))})"
 

@@ -153,7 +153,7 @@ def _draft_of(target: str) -> str:
 
     try:
         config, _ = PretrainedConfig.get_config_dict(target)
-        return find_draft(target, config.get("mtad_draft"))
+        return find_draft(target, config)
     except (OSError, ValueError) as error:
         raise InputError(f"--draft is not given: {one_sentence(error)}") from error
 
