@@ -19,6 +19,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
 )
 
 from tests.small_pair import MAX_POSITIONS, VOCAB_SIZE, save_tokenizer
@@ -73,6 +74,17 @@ def qwen3_moe(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig
     return Qwen3MoeConfig(**SMALL, **experts, vocab_size=vocab_size, num_hidden_layers=num_layers)
 
 
+def qwen3_next(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    """Gated delta nets, and full attention in the last layer; vLLM asks for experts."""
+    kinds = ["linear_attention"] * (num_layers - 1) + ["full_attention"]
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    states = {f"linear_{name}_head_dim": 128 for name in ("key", "value")}  # which vLLM's CPU engine has code for
+    states |= {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "shared_expert_intermediate_size": 64}
+    return Qwen3NextConfig(
+        **SMALL, **experts, **states, vocab_size=vocab_size, num_hidden_layers=num_layers, layer_types=kinds
+    )
+
+
 def _randomise(model: PreTrainedModel, last_layer: int) -> None:
     """Weights with which attention matters, and later layers change little."""
     for name, weight in model.named_parameters():
@@ -122,5 +134,32 @@ def save_pair_of(
                 weight.add_(torch.randn_like(weight) * weight.std() * noise)
     for name, model in (("target", target), ("draft", draft)):
         model.save_pretrained(folder / name)
+        save_tokenizer(folder / name)
+    return str(folder / "target"), str(folder / "draft")
+
+
+def save_unlike_pair(folder: Path, architecture: Callable[[int, int], PretrainedConfig]) -> tuple[str, str]:
+    """A target of four layers and a Llama that often agrees with it: both have the same embeddings and head, and their
+    layers change little.
+
+    In bfloat16, which vLLM's CPU engine asks for where layers are recurrent.
+    """
+    torch.manual_seed(0)
+    target, draft = (
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        for config in (architecture(4, VOCAB_SIZE), llama(2))
+    )
+    with torch.no_grad():
+        for model, share in ((target, 0.3), (draft, 0.1)):
+            _randomise(model, last_layer=len(model.model.layers) - 1)
+            for name, weight in model.named_parameters():
+                if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight")) or name.endswith(
+                    "down_proj"
+                ):
+                    weight.mul_(share)
+        draft.model.embed_tokens.weight.copy_(target.model.embed_tokens.weight)
+        draft.lm_head.weight.copy_(target.lm_head.weight)
+    for name, model in (("target", target), ("draft", draft)):
+        model.bfloat16().save_pretrained(folder / name)
         save_tokenizer(folder / name)
     return str(folder / "target"), str(folder / "draft")

@@ -142,7 +142,7 @@ class OurAttention:
         query, device, num_reqs = inputs.query, inputs.query.device, inputs.num_reqs
         width, num_heads, head_size = inputs.rows_of_a_request, *query.shape[1:]
         shape = Shape(num_heads=num_heads, num_kv_heads=inputs.key.shape[1], head_size=head_size)
-        self._layer: Any = attention_layer(shape)
+        self._layer: Any = attention_layer(shape, device)
         self._layer.impl.vllm_flash_attn_version = 3 if flash else 2
         most_len = inputs.context + width
         (self._reader,) = prefix_readers([self._layer], width, len(query), most_len, query.dtype, device)

@@ -5,6 +5,7 @@ See `vllm_mtad.config.engine_checks`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -129,6 +130,11 @@ def whole_space() -> list[Variant]:
         recorder.attention(small.but(page_size=page_size))
     for gamma in LENGTHS:  # of these the suffix kernel knows the strides alone
         recorder.attention(small.but(gamma=gamma))
+    for window, soft_cap, has_sinks in itertools.product((None, 1024), (None, 50.0), (False, True)):
+        for head_size in (64, 128, 256):
+            other = small.but(head_size=head_size, window=window, soft_cap=soft_cap, has_sinks=has_sinks)
+            recorder.attention(other)
+            recorder.trees(other.but(num_candidates=4))
     _verifications(recorder, small)
     for gamma in LENGTHS:
         for candidates in CANDIDATES:
@@ -180,10 +186,17 @@ def corners() -> list[Variant]:
     for shape in (least, most, most.but(dtype=torch.float32, beam_width=_widest_float32_beams(most))):
         recorder.attention(shape)
     recorder.attention(most.but(num_heads=32, head_size=256, beam_width=widest_beams(32, 8, 256, 2)))
+    for shape in (
+        most.but(head_size=64),
+        most.but(num_heads=32, head_size=256, beam_width=widest_beams(32, 8, 256, 2)),
+    ):
+        recorder.attention(shape.but(window=1024, soft_cap=50.0, has_sinks=True))
+    recorder.attention(most.but(window=1024))
     recorder.verification(least, {})
     recorder.verification(most.but(dtype=torch.float32), {}, use_fp64=True, acceptance="per_token")
     for shape in (least.but(beam_width=2, num_candidates=2), most.but(num_candidates=16)):
         recorder.verification(shape, {}, candidate_test="reference")
         recorder.trees(shape)
     recorder.trees(most.but(num_candidates=4, dtype=torch.float32))
+    recorder.trees(most.but(num_candidates=16, window=1024, soft_cap=50.0, has_sinks=True))
     return recorder.variants

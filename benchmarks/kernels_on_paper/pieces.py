@@ -43,6 +43,9 @@ class Shape:
     page_size: int = 16
     max_num_reqs: int = 256
     num_candidates: int = 1
+    window: int | None = None
+    soft_cap: float | None = None
+    has_sinks: bool = False
 
     def but(self, **values: Any) -> Shape:
         return replace(self, **values)
@@ -74,7 +77,7 @@ class Drafting:
         mtad = MTADOptions(shape.gamma, width, num_candidates=shape.num_candidates, max_candidate_rows=_ROOM, **options)
         self.beams = DraftBeams(mtad, n, shape.vocab_size, self.requests, WINDOW)
         self.draft_tokens = torch.zeros(n, mtad.num_nodes, dtype=torch.int64, device=device)
-        self._layer = attention_layer(shape)
+        self._layer = attention_layer(shape, device)
         of_layer = AttentionShape.of(self._layer.impl, WINDOW)
         self.reader: Any
         if flash:
@@ -153,12 +156,15 @@ def _use_pageable_memory() -> None:
         import vllm.v1.worker.cpu.shm  # noqa: F401
 
 
-def attention_layer(shape: Shape) -> Any:
+def attention_layer(shape: Shape, device: torch.device) -> Any:
     impl = SimpleNamespace(
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,
         head_size=shape.head_size,
         scale=shape.head_size**-0.5,
+        sliding_window=(-1, -1) if shape.window is None else (shape.window - 1, 0),
+        logits_soft_cap=shape.soft_cap,
+        sinks=torch.zeros(shape.num_heads, dtype=shape.dtype, device=device) if shape.has_sinks else None,
         forward=lambda *args: None,
     )
     return SimpleNamespace(impl=impl, attn_backend=SimpleNamespace(get_name=lambda: "FLASH_ATTN"))

@@ -39,7 +39,7 @@ class Trees:
             num_layers, _PAGES, shape.num_kv_heads, shape.page_size, 2 * shape.head_size,
             dtype=shape.dtype, device=device,
         )  # fmt: skip
-        self._layers = {f"layer {i}": attention_layer(shape) for i in range(num_layers)}
+        self._layers = {f"layer {i}": attention_layer(shape, device) for i in range(num_layers)}
         for layer, cache in zip(self._layers.values(), pages):
             layer.kv_cache, layer.impl.vllm_flash_attn_version = cache, 3 if flash else 2
         with mock.patch.object(shared_prefix, "num_compute_units", return_value=COMPUTE_UNITS):
@@ -49,6 +49,8 @@ class Trees:
         group = SimpleNamespace(
             kv_cache_spec=SimpleNamespace(block_size=shape.page_size), layer_names=list(self._layers)
         )
+        # It would read figures at times of its own.
+        self._verification._log = SimpleNamespace(step=lambda: None)  # type: ignore[assignment]
         self._verification.set_attn(SimpleNamespace(kv_cache_groups=[group]))
         with mock.patch.object(torch.Tensor, "data_ptr", lambda self: self.storage_offset() * self.itemsize):
             self._verification.use_kv_caches()

@@ -11,10 +11,8 @@ from vllm_mtad.config.options import MTADOptions
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"enable_lora": True}, "enable_lora"),
         ({"logits_processors": ["some.module:Processor"]}, "logits_processors"),
         ({"max_model_len": 4}, "num_speculative_tokens=4"),
-        ({"data_parallel_size": 2}, "data_parallel_size=2"),
         ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline_parallel_size=2"),
     ],
 )
@@ -24,9 +22,9 @@ def test_an_engine_option_that_cannot_be_combined_is_named(small_pair, options, 
 
 def test_all_that_cannot_be_combined_is_named_at_once(small_pair):
     given = {"method": "mtad", "model": small_pair[1]}
-    options = {"logits_processors": ["some.module:Processor"], "data_parallel_size": 2, "max_model_len": 4}
+    options = {"logits_processors": ["some.module:Processor"], "logprobs_mode": "processed_logits", "max_model_len": 4}
     said = refusal(small_pair[0], given, **options)
-    for named in ("logits_processors cannot", "data_parallel_size=2 cannot", "num_speculative_tokens=4 does not fit"):
+    for named in ("logits_processors cannot", "processed_logits' cannot", "num_speculative_tokens=4 does not fit"):
         assert said.count(named) == 1
 
 
@@ -68,6 +66,13 @@ def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, field
         ({"kv_cache_dtype": "fp8"}, {}, "kv_cache_dtype='fp8'"),
         ({}, {"kv_cache_dtype": "fp8"}, "kv_cache_dtype='fp8'"),
         (
+            CANDIDATES | {"kv_cache_dtype": "auto"},
+            {"kv_cache_dtype": "fp8"},
+            "kv_cache_dtype='fp8' with speculative_config.num_candidates above 1",
+        ),
+        ({}, {"enable_lora": True}, "enable_lora=True without lora_target_modules"),
+        ({}, {"enable_lora": True, "lora_target_modules": ["q_proj", "lm_head"]}, "modules without 'lm_head'"),
+        (
             CANDIDATES,
             {"max_num_batched_tokens": 16, "max_num_seqs": 4},
             "max_num_batched_tokens",
@@ -96,6 +101,9 @@ def test_what_only_v2_cannot_combine(small_pair, with_triton, fields, options, n
         ({}, {"max_num_batched_tokens": 130, "max_num_seqs": 40}),  # more beams than tokens of a step
         ({}, {"attention_backend": "FLEX_ATTENTION"}),  # the target's; the draft takes another
         (CANDIDATES, {}),
+        ({}, {"enable_lora": True, "lora_target_modules": ["q_proj"]}),
+        ({"kv_cache_dtype": "auto"}, {"kv_cache_dtype": "fp8"}),
+        (CANDIDATES, {"data_parallel_size": 2}),
     ],
 )
 def test_what_v2_accepts(small_pair, with_triton, fields, options):

@@ -20,7 +20,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from tests.config.asking import create, parse, refusal
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
-from vllm_mtad.config.attention import with_window_of_the_draft
+from vllm_mtad.config.attention import cache_config_of_the_draft
 from vllm_mtad.config.candidate_schedule import with_candidate_rows
 from vllm_mtad.config.options import OWN_FIELDS, MTADOptions
 
@@ -216,7 +216,7 @@ def test_windows_are_accepted_and_each_model_has_its_own(small_pair, tmp_path, m
     config = create(target, {"method": "mtad", "model": draft, "num_speculative_tokens": 3}, load_format="dummy")
     of_draft = None if models[1] is None or models[1] > config.model_config.max_model_len else models[1]
     assert config.cache_config.sliding_window == models[0]
-    assert with_window_of_the_draft(config).sliding_window == of_draft
+    assert cache_config_of_the_draft(config).sliding_window == of_draft
 
 
 @pytest.mark.parametrize("has_window", [0, 1])

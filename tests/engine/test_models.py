@@ -1,44 +1,60 @@
-"""Pairs of other architectures than Llama's in an engine, equal to the slow reference on Hugging Face's models."""
+"""Pairs of other architectures than Llama's in an engine, equal to the slow reference on Hugging Face's models.
+
+The target verifies trees, so that its attention is ours too, and prompts are longer than windows. On V2 layers with a
+window have KV groups of their own.
+"""
+
+from types import SimpleNamespace
 
 import pytest
 from vllm import SamplingParams
 
-from tests.engine.engines import engine, generate_tokens
+from tests.engine.engines import ON_V2, counters, engine, generate_tokens
 from tests.engine.test_joint_greedy import assert_equal_but_for_near_ties
-from tests.small_models import WINDOW, gemma2, gemma3, gpt_oss, qwen3_moe, save_pair_of
-from tests.small_pair import random_prompts
+from tests.small_models import PADDING, WINDOW, gemma2, gemma3, gpt_oss, qwen3_moe, save_pair_of
+from tests.small_pair import VOCAB_SIZE, random_prompts
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 
 GAMMA, NUM_TOKENS = 3, 12
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
 PROMPTS = random_prompts([WINDOW - 4, 5, 3 * WINDOW + 1, 2 * WINDOW])
-ARCHITECTURES = {
-    "Gemma 3: windows": gemma3,
-    "Gemma 2: windows and soft-caps": gemma2,
-    "gpt-oss: windows, sinks and experts": gpt_oss,
-    "Qwen3 MoE: experts": qwen3_moe,
+PADDED = VOCAB_SIZE + PADDING
+KINDS = {
+    "Gemma 3: windows, the draft padded further": (gemma3, (VOCAB_SIZE, PADDED)),
+    "Gemma 2: windows and soft-caps": (gemma2, (VOCAB_SIZE, VOCAB_SIZE)),
+    "gpt-oss: windows, sinks and experts, the target padded further": (gpt_oss, (PADDED, VOCAB_SIZE)),
+    "Qwen3 MoE: experts": (qwen3_moe, (VOCAB_SIZE, VOCAB_SIZE)),
 }
+MTAD = {"greedy": "joint", "num_speculative_tokens": GAMMA, "num_candidates": 2, "max_candidate_rows": 128}
 
 
-def references(pair, num_candidates):
-    settings = ReferenceSettings(GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=num_candidates)
-    models = [hugging_face_model(path) for path in pair]
-    return [ReferenceDecoder(*models, settings).generate(prompt, NUM_TOKENS) for prompt in PROMPTS]
+def on_common_tokens(draft, sizes):
+    """The draft model as mtad asks it: past the tokens of both vocabularies it is given others, and drafts none."""
+    return lambda input_ids: SimpleNamespace(logits=draft(input_ids.clamp(max=sizes[1] - 1)).logits[..., : min(sizes)])
 
 
-def mtad_with(num_candidates):
-    return {
-        "greedy": "joint",
-        "num_speculative_tokens": GAMMA,
-        "num_candidates": num_candidates,
-        "max_candidate_rows": 128,
-    }
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_reference(tmp_path, kind):
+    architecture, sizes = KINDS[kind]
+    pair = save_pair_of(tmp_path, architecture, sizes)
+    target, draft = (hugging_face_model(path) for path in pair)
+    settings = ReferenceSettings(GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=2)
+    decoder = ReferenceDecoder(target, on_common_tokens(draft, sizes), settings)
+    prompts = [*PROMPTS, [5, sizes[0] - 1, 7, 8]]
+    expected = [decoder.generate(prompt, NUM_TOKENS) for prompt in prompts]
+    assert sum(sum(e.accepted) for e in expected) > len(prompts), "nothing to tell a good draft by"
+    with engine(*pair, MTAD, max_num_seqs=4) as llm:
+        assert_equal_but_for_near_ties(generate_tokens(llm, prompts, GREEDY), expected)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_equals_the_reference(tmp_path, name):
-    pair = save_pair_of(tmp_path, ARCHITECTURES[name])
-    expected = references(pair, num_candidates=2)
-    assert sum(sum(e.accepted) for e in expected) > len(PROMPTS), "nothing to tell a good draft by"
-    with engine(*pair, mtad_with(2), max_num_seqs=4) as llm:
-        assert_equal_but_for_near_ties(generate_tokens(llm, PROMPTS, GREEDY), expected)
+def test_what_a_draft_with_windows_has_missed_is_read_in_all_its_kv_groups(tmp_path):
+    """The draft has the target's own weights, so all is accepted if nothing is missing. Two requests draft nothing."""
+    target, _ = save_pair_of(tmp_path, gemma3)
+    schedule = [(1, 1, GAMMA), (2, 4, 0)]
+    mtad = {"num_speculative_tokens": GAMMA, "num_speculative_tokens_per_batch_size": schedule}
+    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (WINDOW + 6, WINDOW + 26)]
+    with engine(target, target, mtad) as llm:
+        generate_tokens(llm, random_prompts([2 * WINDOW, 9], seed=7), params)
+        found = counters(llm)
+    assert found["spec_decode_num_accepted_tokens"] == found["spec_decode_num_draft_tokens"] >= 9
+    assert found["spec_decode_num_draft_tokens"] < WINDOW + 6 or not ON_V2, "the two were never together"

@@ -76,7 +76,7 @@ class Pool:
 
 def target_step(pool, requests, generator):
     """Each request's next few tokens, some of them rejected drafts; returns what vLLM would hand to the proposer."""
-    rows, token_ids, positions, rejected, newest = [], [], [], [], []
+    rows, token_ids, begins, rejected, newest = [], [], [], [], []
     for request in requests:
         left = len(request.tokens) - request.num_computed
         count = left if left > 1 else 1 + int(generator.integers(0, 4))
@@ -88,7 +88,7 @@ def target_step(pool, requests, generator):
         pool.grow(request, begin + count + 1)
         text = request.tokens + drafts
         token_ids += text[begin : begin + count]
-        positions += range(begin, begin + count)
+        begins.append(begin)
         rejected.append(count - kept)
         if is_decode:
             request.tokens = [*text[: begin + kept], int(generator.integers(0, 3))]
@@ -115,7 +115,7 @@ def target_step(pool, requests, generator):
         slot_mapping=torch.zeros(len(token_ids), dtype=torch.int64),
     )
     return TargetStep.of(
-        metadata, torch.tensor(token_ids), torch.tensor(positions), torch.tensor(newest), torch.tensor(rejected), BLOCK
+        metadata, torch.tensor(token_ids), np.array(begins), torch.tensor(newest), torch.tensor(rejected), BLOCK
     )
 
 

@@ -172,9 +172,13 @@ def runner(params: list[SamplingParams]) -> SimpleNamespace:
     )
     return SimpleNamespace(
         input_batch=batch,
-        requests={name: SimpleNamespace(sampling_params=p) for name, p in zip(names, params)},
+        requests={
+            name: SimpleNamespace(sampling_params=p, mm_features=[], prompt_embeds=None)
+            for name, p in zip(names, params)
+        },
         device=torch.device("cpu"),
         model_config=SimpleNamespace(get_vocab_size=lambda: VOCAB, seed=0),
+        parallel_config=SimpleNamespace(data_parallel_index=0),
         discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
     )
 
@@ -202,6 +206,15 @@ def test_the_table_follows_the_batch():
     of.input_batch.temperature_cpu_tensor = of.input_batch.temperature_cpu_tensor.flip(0)
     table.refresh()
     assert table.joint_greedy.tolist() == [False, True]
+
+
+def test_a_prompt_that_is_not_text_has_no_drafts():
+    of = runner([SamplingParams()] * 3)
+    of.requests["r1"].mm_features = ["an image"]
+    of.requests["r2"].prompt_embeds = torch.zeros(4, 8)
+    table = RequestTable(of, MTADOptions())
+    table.refresh()
+    assert table.undrafted.tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("num_candidates", [1, 2])

@@ -20,7 +20,9 @@ class Reader:
 
 def plans_of(reader, sizes):
     verification = SimpleNamespace(_plans={})
-    return [TreeVerification._plan(verification, reader, SimpleNamespace(lens=torch.zeros(n))) for n in sizes]
+    return [
+        TreeVerification._plan(verification, reader, SimpleNamespace(lens=torch.zeros(n), page_size=16)) for n in sizes
+    ]
 
 
 def test_a_batch_of_the_same_size_finds_its_plan_renewed_in_place():

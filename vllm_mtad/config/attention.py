@@ -30,6 +30,13 @@ def unsupported_attention(model: ModelConfig) -> str | None:
     return None
 
 
+def is_gated_delta_net(model: ModelConfig) -> bool:
+    """Whether a model mixes full attention with gated delta nets (Qwen3-Next, Qwen3.5): the recurrent layers of which
+    vLLM keeps the state after each of a step's tokens, so that rejected ones leave no trace."""
+    layer_types = getattr(model.hf_text_config, "layer_types", None) or ()
+    return set(layer_types) == {"linear_attention", "full_attention"} and not model.use_mla
+
+
 @dataclass(frozen=True)
 class Window:
     """Layers in which a token sees `size` tokens, itself among them. `everywhere`: no layer sees more."""
@@ -51,12 +58,16 @@ def window_of(model: ModelConfig, max_len: int) -> Window | None:
     return Window(min(sizes), set(layer_types) <= {"sliding_attention"}) if sizes and min(sizes) < max_len else None
 
 
-def with_window_of_the_draft(config: VllmConfig) -> CacheConfig:
-    """The cache configuration for the draft's layers. Layers that bring no window of their own take the one there,
-    which vLLM has set for the target's."""
+def cache_config_of_the_draft(config: VllmConfig) -> CacheConfig:
+    """The cache configuration for the draft's layers: their own dtype, and nothing that vLLM has set for the target's:
+    a window, which layers take that bring none of their own, and how much of a text a recurrent layer's state stands
+    for."""
     speculative = config.speculative_config
     assert speculative is not None
     window = window_of(speculative.draft_model_config, config.model_config.max_model_len)
     own = copy.copy(config.cache_config)
+    own.mamba_block_size = None
+    if speculative.kv_cache_dtype is not None:
+        own.cache_dtype = speculative.kv_cache_dtype
     own.sliding_window = window.size if window is not None and window.everywhere else None
     return own

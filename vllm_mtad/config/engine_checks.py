@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_mtad.config.attention import CHUNKED, MLA, RECURRENT, unsupported_attention, window_of
+from vllm_mtad.config.attention import CHUNKED, MLA, RECURRENT, is_gated_delta_net, unsupported_attention, window_of
 from vllm_mtad.config.checks import draft_file_problems
+from vllm_mtad.config.errors import one_sentence
 from vllm_mtad.config.refusals import engine_option_problems
 
 if TYPE_CHECKING:
@@ -41,12 +42,8 @@ def engine_problems(config: VllmConfig) -> Iterator[str]:
             f"speculative_config.num_speculative_tokens={gamma} does not fit in the models' length of {window} tokens:"
             " give less than that."
         )
-    feature = unsupported_attention(config.model_config)
-    if feature in (RECURRENT, MLA, CHUNKED):
-        yield (
-            f"The target {config.model_config.model!r} has {feature}, which cannot be combined with speculative method"
-            " 'mtad': its KV cache and the draft's would be of several kinds."
-        )
+    yield from _problems_of_the_target(config)
+    yield from _problems_of_quantization(config)
     yield from _problems_of_windows(config)
     yield from engine_option_problems(config)
     if config.load_config.load_format in FORMATS_OF_FILES:
@@ -59,6 +56,37 @@ def engine_problems(config: VllmConfig) -> Iterator[str]:
     else:
         yield from _problems_of_v1_rows(config)
         yield from _problems_of_v1_scratch(config)
+
+
+def _problems_of_the_target(config: VllmConfig) -> Iterator[str]:
+    speculative: Any = config.speculative_config
+    target, candidates = config.model_config, speculative.options.num_candidates
+    feature, is_v2 = unsupported_attention(target), config.use_v2_model_runner
+    if is_v2 and is_gated_delta_net(target):
+        if config.cache_config.use_replayssm:
+            yield "use_replayssm=True cannot be combined with speculative method 'mtad': it accepts False."
+    elif feature in (RECURRENT, MLA, CHUNKED):
+        yield (
+            f"The target {target.model!r} has {feature}, which cannot be combined with speculative method 'mtad' on"
+            f" Model Runner {'V2' if is_v2 else 'V1'}."
+        )
+    if candidates > 1 and (target.uses_mrope or feature == RECURRENT):
+        why = "keep one text's state" if feature == RECURRENT else "count positions in several dimensions"
+        yield (
+            f"speculative_config.num_candidates={candidates} cannot be used with the target {target.model!r}, whose"
+            f" layers {why}: give 1."
+        )
+
+
+def _problems_of_quantization(config: VllmConfig) -> Iterator[str]:
+    """Of the draft, which has the target's dtype; a worker would end over it."""
+    from vllm.config import VllmConfig
+
+    draft = config.speculative_config.draft_model_config  # type: ignore[union-attr]
+    try:
+        VllmConfig.get_quantization_config(draft, config.load_config)
+    except ValueError as error:
+        yield f"speculative_config.model={draft.model!r} cannot be loaded: {one_sentence(error)}"
 
 
 def _problems_of_windows(config: VllmConfig) -> Iterator[str]:

@@ -91,6 +91,19 @@ def _draft_cache_dtype(config: VllmConfig) -> str:
     return resolve_kv_cache_dtype_string(given, speculative.draft_model_config)
 
 
+def _cache_dtype_of_trees(config: VllmConfig) -> str:
+    speculative: Any = config.speculative_config
+    dtype = config.cache_config.cache_dtype if speculative.options.num_candidates > 1 else "auto"
+    return resolve_kv_cache_dtype_string(dtype, config.model_config)
+
+
+def _adapts_the_head(config: VllmConfig) -> bool:
+    if config.lora_config is None:
+        return False
+    modules = config.lora_config.target_modules
+    return modules is None or "lm_head" in modules
+
+
 def _draft_backend(config: VllmConfig) -> str | None:
     backend = config.speculative_config.attention_backend  # type: ignore[union-attr]
     return None if backend is None else backend.name
@@ -98,7 +111,13 @@ def _draft_backend(config: VllmConfig) -> str | None:
 
 ENGINE = (
     EngineRefusal("", "pipeline_parallel_size={}", lambda c: c.parallel_config.pipeline_parallel_size, "1", _above_one),
-    EngineRefusal("", "data_parallel_size={}", lambda c: c.parallel_config.data_parallel_size, "1", _above_one),
+    EngineRefusal(
+        "",
+        "data_parallel_size={} with a mixture of experts",
+        lambda c: c.parallel_config.data_parallel_size if c.model_config.is_moe else 1,
+        "1 (its replicas' passes must go together, and drafts differ), or a dense target",
+        _above_one,
+    ),
     EngineRefusal(
         "",
         "decode_context_parallel_size={}",
@@ -115,10 +134,9 @@ ENGINE = (
     ),
     EngineRefusal("", "enable_eplb={}", lambda c: c.parallel_config.enable_eplb, "False"),
     EngineRefusal("", "enable_dbo={}", lambda c: c.parallel_config.use_ubatching, "False"),
-    EngineRefusal("", "enable_lora=True", lambda c: c.lora_config is not None, "False"),
     EngineRefusal("", "kv_transfer_config", lambda c: c.kv_transfer_config is not None, "none"),
-    EngineRefusal("", "a multimodal target", lambda c: c.model_config.is_multimodal_model, "a text model"),
     EngineRefusal("", "runner={!r}", lambda c: c.model_config.runner_type, "'generate'", lambda v: v != "generate"),
+    EngineRefusal("", "an encoder-decoder target", lambda c: c.model_config.is_encoder_decoder, "a decoder"),
     EngineRefusal("", "logits_processors", lambda c: bool(c.model_config.logits_processors), "none"),
     EngineRefusal(
         "v1",
@@ -152,6 +170,19 @@ ENGINE = (
         _draft_cache_dtype,
         "an unquantized one (speculative_config.kv_cache_dtype)",
         moved("is_quantized_kv_cache"),
+    ),
+    EngineRefusal(
+        "v2",
+        "kv_cache_dtype={!r} with speculative_config.num_candidates above 1",
+        _cache_dtype_of_trees,
+        "an unquantized one",
+        moved("is_quantized_kv_cache"),
+    ),
+    EngineRefusal(
+        "v2",
+        "enable_lora=True without lora_target_modules",
+        _adapts_the_head,
+        "modules without 'lm_head', as vLLM gives its deltas to wrong rows when there are drafts",
     ),
     EngineRefusal("v2", "watermark_config", lambda c: getattr(c, "watermark_config", None) is not None, "none"),
     EngineRefusal(

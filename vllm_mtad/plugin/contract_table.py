@@ -39,6 +39,12 @@ OF_SEAMS = (
         may_be_absent=True,
     ),
     Contract(
+        "vllm.config.vllm",
+        "VllmConfig._maybe_disable_dynamic_sd_for_data_parallel",
+        ("speculative_config.num_speculative_tokens_per_batch_size = None",),
+        parameters=("self",),
+    ),
+    Contract(
         "vllm.sampling_params",
         "SamplingParams._validate_spec_decode",
         ("if self.min_p > _SAMPLING_EPS or self.logit_bias:",),

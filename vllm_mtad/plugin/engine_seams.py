@@ -18,7 +18,7 @@ def keep_async_scheduling(ngram_gpu_types: Any) -> Any:
 
 
 def keep_schedule(disable: Callable) -> Callable:
-    """Leave a schedule of draft lengths to mtad's V1 proposer."""
+    """Leave a schedule of draft lengths to mtad."""
 
     @functools.wraps(disable)
     def unless_mtad(self: Any) -> None:

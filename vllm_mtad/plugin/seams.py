@@ -118,6 +118,14 @@ SEAMS = (
         may_be_absent=True,
     ),
     Seam(
+        "vllm.config.vllm",
+        "VllmConfig._maybe_disable_dynamic_sd_for_data_parallel",
+        engine_seams.keep_schedule,
+        why="data parallelism drops schedules, as if replicas of dense models had to go together; without one, as many"
+        " candidates would be drafted as there is no room for",
+        remove_when="vLLM drops them for mixtures of experts only",
+    ),
+    Seam(
         "vllm.sampling_params",
         "SamplingParams._validate_spec_decode",
         front_end_seams.accept_sampling_parameters,

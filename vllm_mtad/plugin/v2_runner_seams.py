@@ -16,6 +16,7 @@ def join_speculator_and_sampler(load_model: Callable) -> Callable:
     def with_joint_test(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = load_model(self, *args, **kwargs)
         if is_mtad(self.speculative_config) and self.speculator is not None:
+            from vllm_mtad.runners.v2.noted_requests import NotingModelState
             from vllm_mtad.runners.v2.rejection_sampler import MTADRejectionSampler
             from vllm_mtad.runners.v2.tree_verification import TreeModelState
 
@@ -29,6 +30,8 @@ def join_speculator_and_sampler(load_model: Callable) -> Callable:
                 speculator.verification,
             )
             speculator.use_sampler(self.sampler)
+            if self.uses_inputs_embeds:
+                self.model_state = NotingModelState(self.model_state, speculator.noted)
             if speculator.verification is not None:
                 self.model_state = TreeModelState(self.model_state, speculator.verification)
         return result

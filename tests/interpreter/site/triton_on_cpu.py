@@ -29,11 +29,16 @@ def add_cpu_backend() -> None:
 
 
 class InterpreterDriver(backends.DriverBase):
-    """Abstract: the interpreter never makes a driver."""
+    """The interpreter asks it for nothing. vLLM's flash-linear-attention does, and takes the error for a CPU."""
 
     @classmethod
     def is_active(cls) -> bool:
         return True
+
+    def _has_none(self, *args: Any) -> Any:
+        raise RuntimeError("the interpreter compiles for no device")
+
+    get_current_target = get_active_torch_device = get_benchmarker = map_python_to_cpp_type = _has_none
 
 
 def _patch_language_once() -> None:

@@ -44,9 +44,9 @@ def test_every_kernel_fits_into_shared_memory(compiled):
     assert [row for row in compiled if not row["fits"]] == []
 
 
-def test_no_thread_spills_registers_but_for_attention_in_float32_and_of_large_heads(compiled):
-    large = [row for row in compiled if row["query"] == "*fp32" or row["constexprs"].get("HEAD_TILE") == 256]
-    assert [row for row in compiled if row["spilled"] and row not in large] == []
+def test_no_thread_spills_registers_but_for_attention_in_float32_of_large_heads_or_with_a_soft_cap(compiled):
+    others = [row for row in compiled if row["query"] != "*fp32" and row["constexprs"].get("HEAD_TILE") != 256]
+    assert [row for row in others if row["spilled"] and not row["constexprs"].get("SOFT_CAP")] == []
 
 
 def test_batches_of_any_size_share_a_kernels_variants():

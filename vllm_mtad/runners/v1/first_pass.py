@@ -38,18 +38,18 @@ class TargetStep:
         cls,
         metadata: CommonAttentionMetadata,
         token_ids: torch.Tensor,
-        positions: torch.Tensor,
+        begins: np.ndarray,
         newest: torch.Tensor,
         rejected: torch.Tensor | None,
         block_size: int,
     ) -> TargetStep:
         """
         Args:
-            positions: `[rows]`, of the tokens that the target read.
+            begins: int `[num_reqs]`, the positions of the first tokens that the target read.
             rejected: `[num_reqs]`, how many of each request's rows are not kept; None for none.
         """
         starts = metadata.query_start_loc_cpu.numpy()
-        begins = positions.numpy()[starts[:-1]].astype(np.int64)
+        begins = begins.astype(np.int64)
         ends = begins + np.diff(starts) - (0 if rejected is None else rejected.numpy())
         columns = -(-int(ends.max()) // block_size)
         return cls(begins, ends, newest, metadata.block_table_tensor[:, :columns].numpy(), token_ids, metadata)

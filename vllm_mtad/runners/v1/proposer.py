@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from vllm.config import VllmConfig
 from vllm.forward_context import set_forward_context
+from vllm.model_executor.models import supports_multimodal
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
@@ -24,7 +24,7 @@ from vllm_mtad.algorithm.beams import Beams, DrawNoise, beam_step, choose_draft,
 from vllm_mtad.algorithm.noise import draft_keys, root_keys
 from vllm_mtad.algorithm.tree import DraftTree, draft_tree
 from vllm_mtad.algorithm.warp import warp
-from vllm_mtad.config.attention import with_window_of_the_draft
+from vllm_mtad.config.attention import cache_config_of_the_draft
 from vllm_mtad.config.refusals import split_blocks
 from vllm_mtad.runners.draft_holes import DraftHoles
 from vllm_mtad.runners.draft_layers import keep_whole_texts
@@ -59,10 +59,13 @@ class MTADProposer(DraftModelProposer):
 
     def _create_draft_vllm_config(self) -> VllmConfig:
         own = super()._create_draft_vllm_config()
-        own.cache_config = with_window_of_the_draft(own)
+        own.cache_config = cache_config_of_the_draft(own)
+        own.lora_config = None  # adapters are the target's
         return own
 
-    def load_model(self, target_model: nn.Module) -> None:
+    def load_model(self, target_model: Any) -> None:
+        if supports_multimodal(target_model):  # there vLLM looks for the token of an image
+            target_model = target_model.get_language_model()
         super().load_model(target_model)
         keep_whole_texts(self._layer(name) for name in self._draft_attn_layer_names)
 
@@ -76,6 +79,7 @@ class MTADProposer(DraftModelProposer):
         self.vllm_config = copy.copy(real)
         self.vllm_config.scheduler_config = copy.copy(real.scheduler_config)
         self.vllm_config.scheduler_config.max_num_seqs = max(self.max_batch_size, rows)
+        self.vllm_config.cache_config = cache_config_of_the_draft(real)
         try:
             super().initialize_attn_backend(kv_cache_config, kernel_block_sizes)
             for group in self.draft_attn_groups:  # vLLM's builders know of a group's first layer, and take its window
@@ -138,7 +142,8 @@ class MTADProposer(DraftModelProposer):
         step = TargetStep.of(
             common_attn_metadata,
             target_token_ids,
-            target_positions,
+            # Positions of a multimodal target are others: they count an image's rows and columns.
+            self.runner.input_batch.num_computed_tokens_cpu[: common_attn_metadata.num_reqs],
             next_token_ids,
             num_rejected_tokens_gpu,
             self.block_size,

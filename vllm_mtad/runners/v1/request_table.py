@@ -48,8 +48,8 @@ class RequestTable:
 
     def __init__(self, runner: GPUModelRunner, options: MTADOptions) -> None:
         self._runner, self._options = runner, options
-        # Seeded as the engine is: every rank of a tensor-parallel group must draft the same.
-        self._rng = np.random.default_rng(runner.model_config.seed)
+        # Seeded as the worker is: ranks of a tensor-parallel group must draft the same, replicas must not.
+        self._rng = np.random.default_rng(runner.model_config.seed + runner.parallel_config.data_parallel_index)
         self._built_for: SamplingMetadata | None = None
 
     def refresh(self) -> None:
@@ -58,7 +58,8 @@ class RequestTable:
         if batch.sampling_metadata is self._built_for:
             return
         self._built_for = batch.sampling_metadata
-        params = [self._runner.requests[req_id].sampling_params for req_id in batch.req_ids]
+        requests = [self._runner.requests[req_id] for req_id in batch.req_ids]
+        params = [request.sampling_params for request in requests]
         device, num_reqs = self._runner.device, len(params)
         temperature = batch.temperature_cpu_tensor[:num_reqs].clone()
         asked = [RequestOptions.of(p.extra_args) for p in params]
@@ -87,8 +88,9 @@ class RequestTable:
         self.draws_any = not bool(searched.all()) and not self.warp.all_one_hot
         self.deterministic = searched.to(device) if searched.any() and self.draws_any else None
         self.chain_only = torch.tensor([_is_chain_only(p) for p in params]).to(device)
-        thresholds = [options.log_threshold(self._options) for options in asked]
-        self.log_thresholds = torch.tensor(thresholds, dtype=torch.float64)
+        thresholds = torch.tensor([options.log_threshold(self._options) for options in asked], dtype=torch.float64)
+        is_text = torch.tensor([not (request.mm_features or request.prompt_embeds is not None) for request in requests])
+        self.log_thresholds = thresholds.masked_fill(~is_text, torch.inf)
 
     @property
     def undrafted(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from vllm.logger import init_logger
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import get_attn_backend
 
-from vllm_mtad.config.attention import with_window_of_the_draft
+from vllm_mtad.config.attention import cache_config_of_the_draft
 from vllm_mtad.config.refusals import V2_ATTENTION_BACKENDS
 
 logger = init_logger("vllm.mtad")
@@ -30,7 +30,11 @@ def draft_config(config: VllmConfig) -> VllmConfig:
     own.compilation_config.compile_ranges_endpoints = [
         end for end in ends if end < config.scheduler_config.max_num_batched_tokens
     ]
-    own.cache_config = with_window_of_the_draft(config)
+    own.lora_config = None  # adapters are the target's
+    own.kernel_config = copy.copy(config.kernel_config)
+    if config.speculative_config.moe_backend is not None:  # type: ignore[union-attr]
+        own.kernel_config.moe_backend = config.speculative_config.moe_backend  # type: ignore[union-attr]
+    own.cache_config = cache_config_of_the_draft(config)
     own.attention_config = copy.copy(config.attention_config)
     if (backend := _choose_backend(config)) is not None:
         own.attention_config.backend = backend

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from vllm.sampling_params import SamplingParams
@@ -29,11 +31,17 @@ class NotedRequests(LogitsProcessor):
         self.log_thresholds = UvaBackedTensor(max_num_reqs, dtype=torch.float64)
         self.lossless = StagedWriteTensor(max_num_reqs, dtype=torch.int32, device=device)
         self._was_lossless = np.zeros(max_num_reqs, dtype=bool)
+        self._is_text = np.ones(max_num_reqs, dtype=bool)
+
+    def note_inputs(self, req_idx: int, is_text: bool) -> None:
+        """What the prompt of a request is that comes next. One with images, or of embeddings, has no drafts: the draft
+        model cannot read it."""
+        self._is_text[req_idx] = is_text
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         self.has_grammar[req_idx] = sampling_params.structured_outputs is not None
         asked = RequestOptions.of(sampling_params.extra_args)
-        self.log_thresholds.np[req_idx] = asked.log_threshold(self._options)
+        self.log_thresholds.np[req_idx] = asked.log_threshold(self._options) if self._is_text[req_idx] else np.inf
         is_greedy = sampling_params.temperature < GREEDY_TEMPERATURE
         is_lossless = is_greedy and not asked.is_joint_greedy(self._options)
         if is_lossless != self._was_lossless[req_idx]:
@@ -51,3 +59,19 @@ class NotedRequests(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         return logits
+
+
+class NotingModelState:
+    """vLLM's ModelState of a target that reads more than text. In place of a seam: the runner shows it each new request
+    as a whole, before the sampler."""
+
+    def __init__(self, state: Any, noted: NotedRequests) -> None:
+        self._state, self._noted = state, noted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def add_request(self, req_index: int, new_req_data: Any) -> None:
+        is_text = not new_req_data.mm_features and new_req_data.prompt_embeds is None
+        self._noted.note_inputs(req_index, is_text)
+        self._state.add_request(req_index, new_req_data)

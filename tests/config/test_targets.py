@@ -1,0 +1,70 @@
+"""Which targets are accepted: by what their configuration says, before anything is loaded."""
+
+import pytest
+from transformers import BartConfig, DeepseekV2Config, Qwen2AudioConfig, Qwen2AudioEncoderConfig, Qwen2Config
+
+from tests.config.asking import create, refusal
+from tests.small_models import SMALL, qwen3_moe, qwen3_next
+from tests.small_pair import VOCAB_SIZE, save_tokenizer
+
+
+def save(folder, config, architecture: str) -> str:
+    config.architectures = [architecture]
+    config.save_pretrained(folder)
+    save_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def ask(small_pair, tmp_path):
+    """(target, the mapping that asks for mtad with `small_pair`'s draft)."""
+
+    def given(config, architecture: str, **fields):
+        return save(tmp_path / "target", config, architecture), {"method": "mtad", "model": small_pair[1], **fields}
+
+    return given
+
+
+GATED_DELTA_NETS = (qwen3_next(4), "Qwen3NextForCausalLM")
+HYBRID = {"dtype": "bfloat16", "enable_prefix_caching": False}
+
+
+def test_gated_delta_nets_are_accepted_on_v2(ask, with_triton):
+    create(*ask(*GATED_DELTA_NETS), **HYBRID)
+
+
+def test_gated_delta_nets_keep_one_texts_state(ask, with_triton):
+    said = refusal(*ask(*GATED_DELTA_NETS, num_candidates=2), **HYBRID)
+    assert "num_candidates=2 cannot be used with the target" in said
+    assert "whose layers keep one text's state: give 1" in said
+
+
+def test_gated_delta_nets_are_refused_on_v1(ask, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    said = refusal(*ask(*GATED_DELTA_NETS), **HYBRID)
+    assert "has recurrent or hybrid layers, which cannot be combined" in said
+    assert "on Model Runner V1" in said
+
+
+def test_latent_attention_is_refused(ask, with_triton):
+    sizes = {"kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32}
+    config = DeepseekV2Config(**(SMALL | {"head_dim": 32}), **sizes, vocab_size=VOCAB_SIZE, num_hidden_layers=2)
+    assert "multi-head latent attention (MLA)" in refusal(*ask(config, "DeepseekV2ForCausalLM"))
+
+
+def test_an_encoder_decoder_is_refused(ask):
+    config = BartConfig(vocab_size=VOCAB_SIZE, d_model=64, encoder_layers=2, decoder_layers=2)
+    assert "" != refusal(*ask(config, "BartForConditionalGeneration"))
+
+
+def test_replicas_of_a_mixture_of_experts_are_refused(ask):
+    said = refusal(*ask(qwen3_moe(2), "Qwen3MoeForCausalLM"), data_parallel_size=2)
+    assert "data_parallel_size=2 with a mixture of experts cannot be combined" in said
+
+
+@pytest.mark.parametrize("options", [{}, {"language_model_only": True}])
+def test_a_target_that_reads_more_than_text_is_accepted(ask, options):
+    text = Qwen2Config(**{k: v for k, v in SMALL.items() if k != "head_dim"}, vocab_size=VOCAB_SIZE, num_hidden_layers=2)
+    audio = Qwen2AudioEncoderConfig(d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64)
+    config = Qwen2AudioConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), audio_token_index=500)
+    create(*ask(config, "Qwen2AudioForConditionalGeneration"), **options)
