@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -18,6 +19,10 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2AudioConfig,
+    Qwen2AudioEncoderConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
 )
@@ -83,6 +88,32 @@ def qwen3_next(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfi
     return Qwen3NextConfig(
         **SMALL, **experts, **states, vocab_size=vocab_size, num_hidden_layers=num_layers, layer_types=kinds
     )
+
+
+def qwen2(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    sizes = {name: value for name, value in SMALL.items() if name != "head_dim"}  # which is hidden_size's share here
+    return Qwen2Config(**(sizes | {"hidden_size": 128}), vocab_size=vocab_size, num_hidden_layers=num_layers)
+
+
+def qwen2_audio() -> PretrainedConfig:
+    """Of the models that read more than text, one that vLLM imports without torchvision."""
+    audio = Qwen2AudioEncoderConfig(d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64)
+    return Qwen2AudioConfig(text_config=qwen2(3).to_dict(), audio_config=audio.to_dict(), audio_token_index=500)
+
+
+def save_audio_target(folder: Path, text: str) -> str:
+    """A target that reads audio and text, whose text model is a Qwen2 in the folder `text`; with the names of weights
+    that published checkpoints have."""
+    model, texts = Qwen2AudioForConditionalGeneration(qwen2_audio()), load_file(Path(text) / "model.safetensors")
+    weights = {f"language_model.{name}": weight for name, weight in texts.items()}
+    for name, weight in model.state_dict().items():
+        if (own := name.removeprefix("model.")).startswith(("audio_tower.", "multi_modal_projector.")):
+            weights[own] = weight.float()
+    model.config.architectures = ["Qwen2AudioForConditionalGeneration"]
+    model.config.save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tokenizer(folder)
+    return str(folder)
 
 
 def _randomise(model: PreTrainedModel, last_layer: int) -> None:

@@ -47,6 +47,7 @@ CANDIDATES = {"num_candidates": 4}
         ({"beam_width": 200}, {"max_num_batched_tokens": 130, "max_num_seqs": 2}, "beam_width=200"),
         ({}, {"logprobs_mode": "processed_logits"}, "processed_logits"),
         ({}, {"max_model_len": -1}, "max_model_len='auto'"),
+        ({}, {"enable_prompt_embeds": True}, "enable_prompt_embeds=True"),
     ],
 )
 def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, fields, options, named):

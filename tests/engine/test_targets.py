@@ -15,7 +15,7 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate_tokens
-from tests.small_models import qwen3_next, save_unlike_pair
+from tests.small_models import qwen2, qwen3_next, save_audio_target, save_pair_of, save_unlike_pair
 from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import hugging_face_model
 
@@ -126,6 +126,39 @@ def test_the_targets_kv_cache_may_be_quantized_beside_the_drafts(small_pair):
         pytest.skip("vLLM's CPU engine keeps KV in fp8 with AVX-512 only")
     mtad = {"kv_cache_dtype": "auto"}
     assert assert_as_alone(*small_pair, mtad, kv_cache_dtype="fp8") > 0.1
+
+
+# -- more than text --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_target_made_for_audio_serves_text(tmp_path):
+    """With `--language-model-only`. The draft has the weights of its text model: all is accepted."""
+    text, _ = save_pair_of(tmp_path, qwen2)
+    target, model = save_audio_target(tmp_path / "audio", text), hugging_face_model(text)
+    expected = [greedy_text(model, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    with engine(target, text, language_model_only=True) as llm:
+        assert generate_tokens(llm, PROMPTS, GREEDY) == expected
+        found = counters(llm)
+    assert found["spec_decode_num_accepted_tokens"] == found["spec_decode_num_draft_tokens"] > 20
+
+
+@pytest.mark.skipif(not ON_V2, reason="embeddings are refused on V1; there, tests/runners/test_verification.py has it")
+@torch.no_grad()
+def test_a_prompt_that_is_not_text_is_decoded_without_drafts(small_pair):
+    """A prompt of embeddings, as one with an image, is none that the draft model could read."""
+    target, _ = small_pair
+    model = hugging_face_model(target)
+    embeddings = model.model.embed_tokens(torch.tensor(PROMPTS[1]))
+    expected = [greedy_text(model, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    with engine(target, target, enable_prompt_embeds=True) as llm:
+        (embedded,) = llm.generate([{"prompt_embeds": embeddings}], GREEDY, use_tqdm=False)
+        assert list(embedded.outputs[0].token_ids) == expected[1]
+        assert counters(llm)["spec_decode_num_accepted_tokens"] == 0
+        prompts = [{"prompt_token_ids": PROMPTS[0]}, {"prompt_embeds": embeddings}]
+        both = llm.generate(prompts, GREEDY, use_tqdm=False)
+        assert [list(output.outputs[0].token_ids) for output in both] == expected[:2]
+        assert 0 < counters(llm)["spec_decode_num_accepted_tokens"] < NUM_TOKENS
 
 
 # -- recurrent -------------------------------------------------------------------------------------------------------

@@ -153,6 +153,12 @@ ENGINE = (
     ),
     EngineRefusal(
         "v1",
+        "enable_prompt_embeds=True",
+        lambda c: c.model_config.enable_prompt_embeds,
+        "False (vLLM asks for the ids of a prompt's last tokens)",
+    ),
+    EngineRefusal(
+        "v1",
         "max_model_len='auto'",
         lambda c: c.model_config.original_max_model_len == -1,
         "a number (auto would leave no scratch)",
