@@ -17,6 +17,7 @@ from transformers import (
     Gemma3TextConfig,
     GptOssConfig,
     LlamaConfig,
+    MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2AudioConfig,
@@ -58,6 +59,12 @@ def windows_in_every_other_layer(num_layers: int) -> dict[str, Any]:
 def gemma3(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
     of_layers = windows_in_every_other_layer(num_layers)
     return Gemma3TextConfig(**SMALL, **of_layers, vocab_size=vocab_size, query_pre_attn_scalar=8)
+
+
+def mistral(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
+    """A window in every layer; a target's, of three, is smaller than a draft's."""
+    window = WINDOW if num_layers == 3 else WINDOW + 8
+    return MistralConfig(**SMALL, sliding_window=window, vocab_size=vocab_size, num_hidden_layers=num_layers)
 
 
 def gemma2(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
@@ -169,11 +176,11 @@ def save_pair_of(
     return str(folder / "target"), str(folder / "draft")
 
 
-def save_unlike_pair(folder: Path, architecture: Callable[[int, int], PretrainedConfig]) -> tuple[str, str]:
+def save_unlike_pair(
+    folder: Path, architecture: Callable[[int, int], PretrainedConfig], dtype: torch.dtype = torch.float32
+) -> tuple[str, str]:
     """A target of four layers and a Llama that often agrees with it: both have the same embeddings and head, and their
     layers change little.
-
-    In bfloat16, which vLLM's CPU engine asks for where layers are recurrent.
     """
     torch.manual_seed(0)
     target, draft = (
@@ -191,6 +198,6 @@ def save_unlike_pair(folder: Path, architecture: Callable[[int, int], Pretrained
         draft.model.embed_tokens.weight.copy_(target.model.embed_tokens.weight)
         draft.lm_head.weight.copy_(target.lm_head.weight)
     for name, model in (("target", target), ("draft", draft)):
-        model.bfloat16().save_pretrained(folder / name)
+        model.to(dtype).save_pretrained(folder / name)
         save_tokenizer(folder / name)
     return str(folder / "target"), str(folder / "draft")

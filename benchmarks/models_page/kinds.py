@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks.models_page.verdicts import MAX_MODEL_LEN, Config, Pair
 
 NOT_RUN = "configuration only"
-ON_BOTH = "`tests/engine/test_joint_greedy.py`"
+JOINT, MODELS, TARGETS = (f"`tests/engine/test_{name}.py`" for name in ("joint_greedy", "models", "targets"))
+VOCABULARIES = f"{MODELS}, either way"
 
 
 @dataclass(frozen=True)
@@ -100,42 +101,69 @@ LLAVA = _with_vision("llava", "LlavaForConditionalGeneration", LLAMA, vision_con
 GEMMA_3_VISION = _with_vision(
     "gemma3", "Gemma3ForConditionalGeneration", GEMMA_3, vision_config={"hidden_size": 64, "num_hidden_layers": 2}
 )
+QWEN2_AUDIO = _with_vision(
+    "qwen2_audio",
+    "Qwen2AudioForConditionalGeneration",
+    LLAMA | {"model_type": "qwen2"},
+    audio_config={"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
+)
 MEDUSA = {"model_type": "medusa", "architectures": ["MedusaModel"], "hidden_size": 128, "vocab_size": 512}
 FP8 = {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}}
 TEXT_ONLY: Mapping[str, Any] = {"language_model_only": True}
 
 KINDS = (
-    Kind("Llama, full attention", Pair(LLAMA, LLAMA), ON_BOTH),
+    Kind("Llama, full attention", Pair(LLAMA, LLAMA), JOINT),
     Kind("Qwen3, full attention", Pair(QWEN3, QWEN3)),
-    Kind("a mixture of experts (Qwen3-MoE), dense draft", Pair(QWEN3_MOE, QWEN3)),
-    Kind("a mixture of experts as the draft", Pair(LLAMA, QWEN3_MOE)),
-    Kind("an FP8 target", Pair(LLAMA | FP8, LLAMA)),
+    Kind("a mixture of experts (Qwen3-MoE), dense draft", Pair(QWEN3_MOE, QWEN3), f"{TARGETS}, on V1"),
+    Kind("a mixture of experts as the draft", Pair(QWEN3_MOE, QWEN3_MOE), MODELS),
+    Kind("an FP8 target", Pair(LLAMA | FP8, LLAMA), f"{NOT_RUN}; int8 in {TARGETS}, on V1"),
     Kind("an AWQ target", Pair(LLAMA | AWQ, LLAMA)),
-    Kind("Gemma 2: windows in every second layer, soft-caps", Pair(GEMMA_2, GEMMA_2)),
-    Kind("Gemma 3, text: windows in five layers of six", Pair(GEMMA_3, GEMMA_3)),
-    Kind("Mistral with a window in every layer, full attention in the draft", Pair(MISTRAL, LLAMA)),
+    Kind(
+        "a target that keeps its KV in fp8 (`--kv-cache-dtype fp8`), the draft not",
+        Pair(LLAMA, LLAMA, {"kv_cache_dtype": "fp8"}, fields={"kv_cache_dtype": "auto"}),
+        TARGETS,
+    ),
+    Kind(
+        "replicas of a dense target (`--data-parallel-size 2`)",
+        Pair(LLAMA, LLAMA, {"data_parallel_size": 2}),
+        f"{TARGETS}, on V1",
+    ),
+    Kind("replicas of a mixture of experts", Pair(QWEN3_MOE, QWEN3, {"data_parallel_size": 2})),
+    Kind("Gemma 2: windows in every second layer, soft-caps", Pair(GEMMA_2, GEMMA_2), MODELS),
+    Kind("Gemma 3, text: windows in five layers of six", Pair(GEMMA_3, GEMMA_3), MODELS),
+    Kind("Mistral with a window in every layer, another in the draft", Pair(MISTRAL, MISTRAL), MODELS),
     Kind("full attention, a draft with a window in every layer", Pair(LLAMA, MISTRAL)),
     Kind(
         "Qwen2 with windows of `max_model_len` in half of its layers",
         Pair(_config("qwen2", "Qwen2ForCausalLM", **WIDE_WINDOW), LLAMA),
     ),
     Kind("gpt-oss: windows in every second layer, sinks", Pair(GPT_OSS, LLAMA)),
-    Kind("gpt-oss as the draft", Pair(GPT_OSS, GPT_OSS)),
+    Kind("gpt-oss as the draft", Pair(GPT_OSS, GPT_OSS), MODELS),
     Kind("Bloom (ALiBi) as the draft", Pair(LLAMA, BLOOM)),
     Kind("DeepSeek-V3 (MLA)", Pair(DEEPSEEK, LLAMA)),
     Kind("DeepSeek-V3 as the draft", Pair(LLAMA, DEEPSEEK)),
-    Kind("Qwen3-Next: three layers of four are recurrent", Pair(QWEN3_NEXT, LLAMA)),
+    Kind("Qwen3-Next: three layers of four are recurrent", Pair(QWEN3_NEXT, LLAMA), TARGETS),
     Kind("Qwen3.5: three layers of four are recurrent", Pair(QWEN35, LLAMA)),
     Kind("Mamba", Pair(MAMBA, LLAMA)),
     Kind("Mamba as the draft", Pair(LLAMA, MAMBA)),
-    Kind("LLaVA: images", Pair(LLAVA, LLAMA)),
+    Kind(
+        "LLaVA: requests with images are decoded without drafts",
+        Pair(LLAVA, LLAMA),
+        f"no images; prompts of embeddings in {TARGETS}, on V2",
+    ),
+    Kind("Qwen2-Audio with `--language-model-only`", Pair(QWEN2_AUDIO, LLAMA, TEXT_ONLY), TARGETS),
     Kind("LLaVA with `--language-model-only`", Pair(LLAVA, LLAMA, TEXT_ONLY)),
     Kind("Gemma 3 with its images", Pair(GEMMA_3_VISION, GEMMA_3)),
     Kind("Gemma 3 with `--language-model-only`", Pair(GEMMA_3_VISION, GEMMA_3, TEXT_ONLY)),
     Kind("LLaVA as the draft", Pair(LLAMA, LLAVA)),
     Kind("a Medusa head as the draft", Pair(LLAMA, MEDUSA)),
-    Kind("the same tokenizer, padded to a larger vocabulary", Pair(LLAMA | {"vocab_size": 640}, LLAMA)),
+    Kind("the same tokenizer, padded to another size", Pair(LLAMA | {"vocab_size": 640}, LLAMA), VOCABULARIES),
     Kind("another tokenizer", Pair(LLAMA, LLAMA, swaps_words=True)),
-    Kind("LoRA on the target (`--enable-lora`)", Pair(LLAMA, LLAMA, {"enable_lora": True})),
+    Kind("LoRA on the target (`--enable-lora`)", Pair(LLAMA, LLAMA, {"enable_lora": True}), TARGETS),
+    Kind(
+        "LoRA on the target, of `--lora-target-modules` without `lm_head`",
+        Pair(LLAMA, LLAMA, {"enable_lora": True, "lora_target_modules": ["q_proj"]}),
+        TARGETS,
+    ),
 )

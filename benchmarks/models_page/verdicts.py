@@ -28,12 +28,15 @@ stands for it.
 
 @dataclass(frozen=True)
 class Pair:
-    """Two config.json, and how they are served. `swaps_words`: whether the draft's tokenizer is another one."""
+    """Two config.json, and how they are served. `swaps_words`: whether the draft's tokenizer is another one. `fields`:
+    others of `--speculative-config`.
+    """
 
     target: Config
     draft: Config
     options: Mapping[str, Any] = field(default_factory=dict)
     swaps_words: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ def ask(pair: Pair) -> Verdict:
         target, draft = Path(folder, "target"), Path(folder, "draft")
         _save(target, pair.target)
         _save(draft, pair.draft, pair.swaps_words)
-        reasons = {v2: _reasons(str(target), str(draft), pair.options, v2) for v2 in (True, False)}
+        asked = {"method": METHOD, "model": str(draft), **pair.fields}
+        reasons = {v2: _reasons(str(target), asked, pair.options, v2) for v2 in (True, False)}
     short = {str(target): "TARGET", str(draft): "DRAFT"}
     return Verdict(*(tuple(_shortened(reason, short) for reason in reasons[v2]) for v2 in (True, False)))
 
 
-def _reasons(target: str, draft: str, options: Mapping[str, Any], v2: bool) -> list[str]:
+def _reasons(target: str, asked: dict[str, Any], options: Mapping[str, Any], v2: bool) -> list[str]:
     """vLLM chooses Model Runner V2 where Triton is: here it is told so. What only a GPU's platform refuses is not
     asked.
     """
@@ -70,7 +74,7 @@ def _reasons(target: str, draft: str, options: Mapping[str, Any], v2: bool) -> l
         _stand_ins(),
         collecting() as refused,
     ):
-        arguments = EngineArgs(model=target, speculative_config={"method": METHOD, "model": draft}, **given)
+        arguments = EngineArgs(model=target, speculative_config=asked, **given)
         try:
             runs_v2 = arguments.create_engine_config().use_v2_model_runner
             assert runs_v2 == v2, "the other model runner was chosen"

@@ -11,7 +11,7 @@ from vllm import SamplingParams
 
 from tests.engine.engines import ON_V2, counters, engine, generate_tokens
 from tests.engine.test_joint_greedy import assert_equal_but_for_near_ties
-from tests.small_models import PADDING, WINDOW, gemma2, gemma3, gpt_oss, qwen3_moe, save_pair_of
+from tests.small_models import PADDING, WINDOW, gemma2, gemma3, gpt_oss, mistral, qwen3_moe, save_pair_of
 from tests.small_pair import VOCAB_SIZE, random_prompts
 from vllm_mtad.algorithm.reference import ReferenceDecoder, ReferenceSettings, hugging_face_model
 
@@ -23,6 +23,7 @@ KINDS = {
     "Gemma 3: windows, the draft padded further": (gemma3, (VOCAB_SIZE, PADDED)),
     "Gemma 2: windows and soft-caps": (gemma2, (VOCAB_SIZE, VOCAB_SIZE)),
     "gpt-oss: windows, sinks and experts, the target padded further": (gpt_oss, (PADDED, VOCAB_SIZE)),
+    "Mistral: a window in every layer, another in the draft": (mistral, (VOCAB_SIZE, VOCAB_SIZE)),
     "Qwen3 MoE: experts": (qwen3_moe, (VOCAB_SIZE, VOCAB_SIZE)),
 }
 MTAD = {"greedy": "joint", "num_speculative_tokens": GAMMA, "num_candidates": 2, "max_candidate_rows": 128}

@@ -15,7 +15,7 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate_tokens
-from tests.small_models import qwen2, qwen3_next, save_audio_target, save_pair_of, save_unlike_pair
+from tests.small_models import qwen2, qwen3_moe, qwen3_next, save_audio_target, save_pair_of, save_unlike_pair
 from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import hugging_face_model
 
@@ -161,13 +161,23 @@ def test_a_prompt_that_is_not_text_is_decoded_without_drafts(small_pair):
         assert 0 < counters(llm)["spec_decode_num_accepted_tokens"] < NUM_TOKENS
 
 
+# -- of other architectures than the draft ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(ON_V2, reason=IS_TOO_SLOW_THERE)
+def test_a_mixture_of_experts_beside_a_dense_draft(tmp_path):
+    assert 0.1 < assert_as_alone(*save_unlike_pair(tmp_path, qwen3_moe)) < 0.9
+
+
 # -- recurrent -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not ON_V2, reason="refused on V1 (tests/config/test_engine_options.py)")
 def test_gated_delta_nets(tmp_path):
-    """Their state follows what is kept. The draft's layers have KV groups of their own."""
-    accepted = assert_as_alone(*save_unlike_pair(tmp_path, qwen3_next), dtype="bfloat16")
+    """Their state follows what is kept. The draft's layers have KV groups of their own. (In bfloat16, which vLLM's CPU
+    engine asks for there.)"""
+    pair = save_unlike_pair(tmp_path, qwen3_next, torch.bfloat16)
+    accepted = assert_as_alone(*pair, dtype="bfloat16")
     assert 0.1 < accepted < 0.9
 
 
