@@ -107,7 +107,6 @@ QWEN2_AUDIO = _with_vision(
     LLAMA | {"model_type": "qwen2"},
     audio_config={"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
 )
-MEDUSA = {"model_type": "medusa", "architectures": ["MedusaModel"], "hidden_size": 128, "vocab_size": 512}
 FP8 = {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}}
 TEXT_ONLY: Mapping[str, Any] = {"language_model_only": True}
@@ -157,7 +156,6 @@ KINDS = (
     Kind("Gemma 3 with its images", Pair(GEMMA_3_VISION, GEMMA_3)),
     Kind("Gemma 3 with `--language-model-only`", Pair(GEMMA_3_VISION, GEMMA_3, TEXT_ONLY)),
     Kind("LLaVA as the draft", Pair(LLAMA, LLAVA)),
-    Kind("a Medusa head as the draft", Pair(LLAMA, MEDUSA)),
     Kind("the same tokenizer, padded to another size", Pair(LLAMA | {"vocab_size": 640}, LLAMA), VOCABULARIES),
     Kind("another tokenizer", Pair(LLAMA, LLAMA, swaps_words=True)),
     Kind("LoRA on the target (`--enable-lora`)", Pair(LLAMA, LLAMA, {"enable_lora": True}), TARGETS),

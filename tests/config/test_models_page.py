@@ -34,7 +34,7 @@ def test_a_verdict_is_of_the_runner_that_was_asked():
 
 
 def test_a_verdict_has_every_reason():
-    refused = ask(Pair(LLAMA, LLAMA, {"enable_lora": True}, swaps_words=True))
+    refused = ask(Pair(LLAMA, LLAMA, {"logits_processors": ["some.module:Processor"]}, swaps_words=True))
     assert isinstance(refused, Verdict)
     for reasons in (refused.v2, refused.v1):
         assert len(reasons) == 2
