@@ -57,8 +57,9 @@ def windows_in_every_other_layer(num_layers: int) -> dict[str, Any]:
 
 
 def gemma3(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
-    of_layers = windows_in_every_other_layer(num_layers)
-    return Gemma3TextConfig(**SMALL, **of_layers, vocab_size=vocab_size, query_pre_attn_scalar=8)
+    """A draft, of two layers, has half of a target's KV heads, as published ones have fewer."""
+    of_layers = windows_in_every_other_layer(num_layers) | {"num_key_value_heads": 2 if num_layers > 2 else 1}
+    return Gemma3TextConfig(**(SMALL | of_layers), vocab_size=vocab_size, query_pre_attn_scalar=8)
 
 
 def mistral(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:

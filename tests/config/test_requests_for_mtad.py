@@ -239,7 +239,7 @@ def test_the_same_tokenizer_padded_to_another_size(small_pair, tmp_path, padded)
     pair[padded] = str(tmp_path)
     config = create(pair[0], {"method": "mtad", "model": pair[1]}, load_format="dummy").speculative_config
     assert config.common_vocab_size == VOCAB_SIZE
-    assert config.draft_pads_less is (padded == 0)
+    assert config.draft_lacks_ids is (padded == 0)
 
 
 def test_vllms_own_draft_fields_keep_their_meaning(small_pair):

@@ -1,10 +1,10 @@
 """Which targets are accepted: by what their configuration says, before anything is loaded."""
 
 import pytest
-from transformers import BartConfig, DeepseekV2Config
+from transformers import BartConfig, DeepseekV2Config, Gemma3nTextConfig, JambaConfig, MambaConfig
 
 from tests.config.asking import create, refusal
-from tests.small_models import SMALL, qwen2_audio, qwen3_moe, qwen3_next
+from tests.small_models import SMALL, gemma3, qwen2_audio, qwen3_moe, qwen3_next
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
 
 
@@ -36,7 +36,7 @@ def test_gated_delta_nets_are_accepted_on_v2(ask, with_triton):
 def test_gated_delta_nets_keep_one_texts_state(ask, with_triton):
     said = refusal(*ask(*GATED_DELTA_NETS, num_candidates=2), **HYBRID)
     assert "num_candidates=2 cannot be used with the target" in said
-    assert "whose layers keep one text's state: give 1" in said
+    assert "(recurrent or hybrid layers): give 1" in said
 
 
 def test_gated_delta_nets_are_refused_on_v1(ask, monkeypatch):
@@ -44,6 +44,41 @@ def test_gated_delta_nets_are_refused_on_v1(ask, monkeypatch):
     said = refusal(*ask(*GATED_DELTA_NETS), **HYBRID)
     assert "has recurrent or hybrid layers, which cannot be combined" in said
     assert "on Model Runner V1" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture"),
+    [
+        (
+            JambaConfig(hidden_size=64, num_hidden_layers=4, attn_layer_period=2, attn_layer_offset=1),
+            "JambaForCausalLM",
+        ),
+        (MambaConfig(hidden_size=64, num_hidden_layers=2), "MambaForCausalLM"),
+    ],
+)
+def test_other_recurrent_layers_are_refused(ask, with_triton, config, architecture):
+    """Of Mamba's first kind vLLM keeps no state from before a rejected token."""
+    config.vocab_size = VOCAB_SIZE
+    assert "has recurrent or hybrid layers, which cannot be combined" in refusal(*ask(config, architecture), **HYBRID)
+
+
+def test_trees_need_attention_that_is_ours_on_v2(ask, with_triton):
+    sizes = {"num_key_value_heads": 2, "head_dim": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "num_hidden_layers": 2}
+    config = Gemma3nTextConfig(**(SMALL | sizes), vocab_size=VOCAB_SIZE)
+    create(*ask(config, "Gemma3nForCausalLM"))
+    said = refusal(*ask(config, "Gemma3nForCausalLM", num_candidates=2))
+    assert "num_candidates=2 cannot be used with the target" in said
+    assert "(KV sharing between layers): give 1" in said
+
+
+def test_windows_and_trees_on_v1_need_a_draft_of_the_same_kv_heads(ask, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    target = gemma3(3)
+    create(*ask(target, "Gemma3ForCausalLM", num_candidates=2))
+    target.num_key_value_heads = 4
+    create(*ask(target, "Gemma3ForCausalLM"))
+    said = refusal(*ask(target, "Gemma3ForCausalLM", num_candidates=2))
+    assert "(on V1 its windows ask for a draft of its KV heads): give 1" in said
 
 
 def test_latent_attention_is_refused(ask, with_triton):
@@ -64,4 +99,5 @@ def test_replicas_of_a_mixture_of_experts_are_refused(ask):
 
 @pytest.mark.parametrize("options", [{}, {"language_model_only": True}])
 def test_a_target_that_reads_more_than_text_is_accepted(ask, options):
-    create(*ask(qwen2_audio(), "Qwen2AudioForConditionalGeneration"), **options)
+    config = create(*ask(qwen2_audio(), "Qwen2AudioForConditionalGeneration"), **options)
+    assert config.speculative_config.draft_lacks_ids, "what stands for a sound may be past the vocabulary"

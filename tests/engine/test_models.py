@@ -20,7 +20,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
 PROMPTS = random_prompts([WINDOW - 4, 5, 3 * WINDOW + 1, 2 * WINDOW])
 PADDED = VOCAB_SIZE + PADDING
 KINDS = {
-    "Gemma 3: windows, the draft padded further": (gemma3, (VOCAB_SIZE, PADDED)),
+    "Gemma 3: windows, the draft padded further and of fewer KV heads": (gemma3, (VOCAB_SIZE, PADDED)),
     "Gemma 2: windows and soft-caps": (gemma2, (VOCAB_SIZE, VOCAB_SIZE)),
     "gpt-oss: windows, sinks and experts, the target padded further": (gpt_oss, (PADDED, VOCAB_SIZE)),
     "Mistral: a window in every layer, another in the draft": (mistral, (VOCAB_SIZE, VOCAB_SIZE)),
@@ -39,12 +39,14 @@ def test_equals_the_reference(tmp_path, kind):
     architecture, sizes = KINDS[kind]
     pair = save_pair_of(tmp_path, architecture, sizes)
     target, draft = (hugging_face_model(path) for path in pair)
-    settings = ReferenceSettings(GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=2)
+    # V1 verifies one where layers are of several kinds and the draft's of others.
+    candidates = 1 if architecture is gemma3 and not ON_V2 else 2
+    settings = ReferenceSettings(GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=candidates)
     decoder = ReferenceDecoder(target, on_common_tokens(draft, sizes), settings)
     prompts = [*PROMPTS, [5, sizes[0] - 1, 7, 8]]
     expected = [decoder.generate(prompt, NUM_TOKENS) for prompt in prompts]
     assert sum(sum(e.accepted) for e in expected) > len(prompts), "nothing to tell a good draft by"
-    with engine(*pair, MTAD, max_num_seqs=4) as llm:
+    with engine(*pair, MTAD | {"num_candidates": candidates}, max_num_seqs=4) as llm:
         assert_equal_but_for_near_ties(generate_tokens(llm, prompts, GREEDY), expected)
 
 

@@ -32,9 +32,12 @@ def unsupported_attention(model: ModelConfig) -> str | None:
 
 def is_gated_delta_net(model: ModelConfig) -> bool:
     """Whether a model mixes full attention with gated delta nets (Qwen3-Next, Qwen3.5): the recurrent layers of which
-    vLLM keeps the state after each of a step's tokens, so that rejected ones leave no trace."""
-    layer_types = getattr(model.hf_text_config, "layer_types", None) or ()
-    return set(layer_types) == {"linear_attention", "full_attention"} and not model.use_mla
+    vLLM keeps the state after each of a step's tokens, so that rejected ones leave no trace. (Of Mamba's first kind it
+    does not; their configurations call them the same, and have no heads of values.)"""
+    text = model.hf_text_config
+    kinds = set(getattr(text, "layer_types", None) or ())
+    is_recurrent = kinds == {"linear_attention", "full_attention"} and hasattr(text, "linear_num_value_heads")
+    return is_recurrent and not model.use_mla
 
 
 @dataclass(frozen=True)

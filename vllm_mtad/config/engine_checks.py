@@ -70,12 +70,27 @@ def _problems_of_the_target(config: VllmConfig) -> Iterator[str]:
             f"The target {target.model!r} has {feature}, which cannot be combined with speculative method 'mtad' on"
             f" Model Runner {'V2' if is_v2 else 'V1'}."
         )
-    if candidates > 1 and (target.uses_mrope or feature == RECURRENT):
-        why = "keep one text's state" if feature == RECURRENT else "count positions in several dimensions"
+    if candidates > 1 and (why := _why_no_trees(config, feature)) is not None:
         yield (
-            f"speculative_config.num_candidates={candidates} cannot be used with the target {target.model!r}, whose"
-            f" layers {why}: give 1."
+            f"speculative_config.num_candidates={candidates} cannot be used with the target {target.model!r} ({why}):"
+            " give 1."
         )
+
+
+def _why_no_trees(config: VllmConfig, feature: str | None) -> str | None:
+    """Why a target cannot verify several candidates, if it can verify one. `feature`: its unsupported attention."""
+    speculative: Any = config.speculative_config
+    target, draft = config.model_config, speculative.draft_model_config
+    if target.uses_mrope:
+        return "its positions have several dimensions"
+    if not config.use_v2_model_runner:
+        window = window_of(target, target.max_model_len)
+        heads = [(model.get_total_num_kv_heads(), model.get_head_size()) for model in (target, draft)]
+        is_mixed = window is not None and not window.everywhere
+        return "on V1 its windows ask for a draft of its KV heads" if is_mixed and heads[0] != heads[1] else None
+    if target.is_mm_prefix_lm and target.supports_multimodal_inputs:
+        return "around an image it attends to what comes behind; it could be served with language_model_only"
+    return "its window is the backend's" if target.rswa_window else feature
 
 
 def _problems_of_quantization(config: VllmConfig) -> Iterator[str]:

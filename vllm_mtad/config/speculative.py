@@ -43,7 +43,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         Args:
             given: the fields of `--speculative-config`, and the target's configuration as vLLM adds it.
         Raises:
-            ValueError: one sentence that names a field, its value and what is accepted.
+            ValueError: sentences that each name a field, its value and what is accepted.
         """
         options = with_candidate_rows(MTADOptions.from_mapping(given))
         refuse(field_problems(given))
@@ -92,11 +92,12 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         return min(self.target_model_config.get_vocab_size(), self.draft_model_config.get_vocab_size())
 
     @property
-    def draft_pads_less(self) -> bool:
+    def draft_lacks_ids(self) -> bool:
         """Whether a text may hold ids for which the draft has no embedding: of the target's padding, which prompts can
-        name. There another token stands in, and drafts are as good as they can be.
+        name, or of what stands for an image. There the draft model reads another token.
         """
-        return self.draft_model_config.get_vocab_size() < self.target_model_config.get_vocab_size()
+        target, draft = self.target_model_config, self.draft_model_config
+        return target.is_multimodal_model or draft.get_vocab_size() < target.get_vocab_size()
 
     def uses_draft_model(self) -> bool:
         return True

@@ -316,7 +316,7 @@ class MTADProposer(DraftModelProposer):
         # Rotary tables end at the draft's window. What lies past it is scratch, or belongs to a request that no
         # longer drafts.
         self.positions[:num_input_tokens].clamp_(max=self._draft_limit - 1)
-        if self.speculative_config.draft_pads_less:
+        if self.speculative_config.draft_lacks_ids:
             self.input_ids[:num_input_tokens].clamp_(max=self._vocab_size - 1)
         with set_forward_context(
             per_layer_metadata,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from vllm.model_executor.layers.attention import Attention
 
 from vllm_mtad.config.refusals import split_blocks
 from vllm_mtad.releases import moved
@@ -43,7 +44,7 @@ def check_layer(
 ) -> None:
     """Refuse a layer that does what our attention would get wrong.
 
-    The configuration was checked by what models say of themselves (`config.checks`); this asks the layer.
+    The configuration was checked by what models say of themselves (`config.attention`); this asks the layer.
 
     Args:
         model: "draft" or "target".
@@ -53,6 +54,8 @@ def check_layer(
     impl, backend = layer.impl, layer.attn_backend.get_name()
     found = {
         f"attention backend {backend} (accepted: {', '.join(CACHE_LAYOUTS)}; {option})": backend not in CACHE_LAYOUTS,
+        f"attention of its own kind ({type(layer).__name__})": isinstance(layer, Attention)
+        and type(layer) is not Attention,
         "ALiBi": getattr(impl, "alibi_slopes", None) is not None,
         "KV sharing between layers": getattr(layer, "kv_sharing_target_layer_name", None) is not None,
         "quantized KV cache": moved("is_quantized_kv_cache")(getattr(layer, "kv_cache_dtype", "auto")),

@@ -86,6 +86,9 @@ def _backend_of_the_draft(config: VllmConfig) -> str:
     draft = speculative.draft_model_config
     with set_current_vllm_config(config):
         backend = get_attn_backend(
-            draft.get_head_size(), draft.dtype, speculative.kv_cache_dtype or config.cache_config.cache_dtype
+            draft.get_head_size(),
+            draft.dtype,
+            speculative.kv_cache_dtype or config.cache_config.cache_dtype,
+            has_sink=draft.hf_text_config.model_type == "gpt_oss",
         )
     return backend.get_name()

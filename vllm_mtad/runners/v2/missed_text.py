@@ -80,8 +80,8 @@ class MissedText:
     """
     Args:
         table_shape: `(max_num_reqs, columns)` of a block table.
-        groups: the KV groups that hold the draft's layers. A block is of one group at a time, and each group finds its
-            blocks in the prefix cache by itself: a text may find one request's in one group, and another's in another.
+        groups: the KV groups that hold the draft's layers. Each group has blocks of its own, and finds a text's in the
+            prefix cache by itself: in one group those that one request has left, in another those of another request.
         num_blocks, page_size: of the KV cache.
         max_lag: by how many tokens the host may take a text for longer than it is.
     """

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ from vllm_mtad.runners.v2.graphs import (
     FirstPassGraphManager,
     schedule_of,
 )
-from vllm_mtad.runners.v2.kv_groups import kv_groups_of
+from vllm_mtad.runners.v2.kv_groups import KVGroup, kv_groups_of
 from vllm_mtad.runners.v2.noted_requests import NotedRequests
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, prefix_readers
 from vllm_mtad.runners.v2.tree_verification import TreeVerification
@@ -145,8 +144,8 @@ class MTADSpeculator(StandaloneARSpeculator):
         page_sizes = {group.page_size for group in self.kv_groups}
         if len(page_sizes) > 1:
             raise ValueError(
-                f"The draft's layers keep their KV in pages of {sorted(page_sizes)} tokens, which cannot be combined"
-                " with speculative method 'mtad': it accepts one size."
+                f"speculative_config.model={self.speculative_config.model!r} has layers whose KV lies in pages of"
+                f" {sorted(page_sizes)} tokens: mtad needs a draft with as many KV heads, as large, in every layer."
             )
         (self.page_size,) = page_sizes
         for group in itertools.chain(*self.attn_groups):
@@ -243,7 +242,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         persistent.
         """
         num_tokens = len(input_ids)
-        if self.speculative_config.draft_pads_less:
+        if self.speculative_config.draft_lacks_ids:
             input_ids.clamp_(max=self.vocab_size - 1)
         with set_forward_context(
             metadata,
@@ -285,33 +284,27 @@ class MTADSpeculator(StandaloneARSpeculator):
         """Attention metadata by layer, of each pass over the beams."""
         if num_drafts == 1:
             return []
-        prefixes = [
-            Prefixes(
+
+        def prefixes(group: KVGroup, depth: int) -> Prefixes:
+            return Prefixes(
                 lens=self.prefix_lens[:num_reqs],
                 block_table=self.block_tables.input_block_tables[group.index][:num_reqs],
                 query_start_loc=self.beam_starts[: num_reqs + 1],
                 max_len=self.max_model_len,
                 page_size=self.page_size,
-                depths=self.beam_depths[0],
+                depths=self.beam_depths[depth],
             )
-            for group in self.kv_groups
-        ]
+
         # The prefixes' lengths stay as they are in a round: one plan serves all its passes and layers.
-        plans = {reader: reader.plan(prefixes[0]) for reader in self.prefix_readers}
-
-        def metadata_of(of_group: Prefixes, depth: int) -> BeamAttentionMetadata:
-            of_pass = replace(of_group, depths=self.beam_depths[depth])
-            return BeamAttentionMetadata(depth, self.beams.ancestry(depth), of_pass, plans)
-
-        return [
-            {
-                name: metadata
-                for group, of_group in zip(self.kv_groups, prefixes)
-                for metadata in [metadata_of(of_group, depth)]
-                for name in group.layers
-            }
-            for depth in range(1, num_drafts)
-        ]
+        plans = {reader: reader.plan(prefixes(self.kv_groups[0], 1)) for reader in self.prefix_readers}
+        passes: list[dict[str, Any] | None] = []
+        for depth in range(1, num_drafts):
+            of_pass: dict[str, Any] = {}
+            for group in self.kv_groups:
+                metadata = BeamAttentionMetadata(depth, self.beams.ancestry(depth), prefixes(group, depth), plans)
+                of_pass |= dict.fromkeys(group.layers, metadata)
+            passes.append(of_pass)
+        return passes
 
     # -- CUDA graphs ----------------------------------------------------------------------------------
 
