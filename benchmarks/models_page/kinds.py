@@ -14,6 +14,7 @@ from benchmarks.models_page.verdicts import MAX_MODEL_LEN, Config, Pair
 NOT_RUN = "configuration only"
 JOINT, MODELS, TARGETS = (f"`tests/engine/test_{name}.py`" for name in ("joint_greedy", "models", "targets"))
 VOCABULARIES = f"{MODELS}, either way"
+BY_PARTS = f"{MODELS}, on V1; by layer on V2"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ KINDS = (
         f"{TARGETS}, on V1",
     ),
     Kind("replicas of a mixture of experts", Pair(QWEN3_MOE, QWEN3, {"data_parallel_size": 2})),
-    Kind("Gemma 2: windows in every second layer, soft-caps", Pair(GEMMA_2, GEMMA_2), f"{MODELS}, on V1; by layer on V2"),
+    Kind("Gemma 2: windows in every second layer, soft-caps", Pair(GEMMA_2, GEMMA_2), BY_PARTS),
     Kind("Gemma 3, text: windows in five layers of six", Pair(GEMMA_3, GEMMA_3), MODELS),
     Kind("Mistral with a window in every layer, another in the draft", Pair(MISTRAL, MISTRAL), MODELS),
     Kind("full attention, a draft with a window in every layer", Pair(LLAMA, MISTRAL)),
