@@ -46,16 +46,17 @@ def test_a_pair_that_goes_together(capsys, weightless):
 
 def test_every_reason_is_named_at_once(capsys, weightless):
     flags = [
-        "--enable-lora",
-        "--data-parallel-size",
-        2,
+        "--logprobs-mode",
+        "processed_logits",
+        "--logits-processors",
+        "some.module:Processor",
         "--speculative-config",
         '{"method": "mtad", "beam_width": 3000}',
     ]
     status, said = doctor(capsys, weightless / "target", TALES.draft, *flags)
     assert status == 1
     reasons = [line for line in said.splitlines() if line.startswith("- ")]
-    for named in ("has another vocabulary", "enable_lora=True", "data_parallel_size=2", "beam_width=3000"):
+    for named in ("has another vocabulary", "processed_logits", "logits_processors cannot", "beam_width=3000"):
         assert sum(named in reason for reason in reasons) == 1
     assert len(reasons) == 4
 
