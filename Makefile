@@ -30,8 +30,7 @@ test: lint next
 test-of-next:
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(NEXT)/bin/python $(PYTEST) tests/plugin tests/config tests/runners \
 		--ignore tests/config/test_models_page.py tests/patches $(addprefix tests/engine/test_,joint_greedy.py schedule.py start.py)
-	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup tests/engine/test_joint_greedy.py \
-		$(ENGINE_TESTS_OF_NEXT) \
+	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup $(ENGINE_TESTS_OF_NEXT) \
 		$(addprefix tests/v2/test_,capture.py draft_config.py draft_log_q.py graphs.py warm_up.py)
 
 # The other release that is supported, if its wheel can be had.
