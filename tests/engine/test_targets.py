@@ -172,7 +172,7 @@ def test_a_mixture_of_experts_beside_a_dense_draft(tmp_path):
 # -- recurrent -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not ON_V2, reason="refused on V1 (tests/config/test_engine_options.py)")
+@pytest.mark.skipif(not ON_V2, reason="refused on V1 (tests/config/test_targets.py)")
 def test_gated_delta_nets(tmp_path):
     """Their state follows what is kept. The draft's layers have KV groups of their own. (In bfloat16, which vLLM's CPU
     engine asks for there.)"""

@@ -14,7 +14,8 @@ CHUNKED = "attention in chunks"
 
 
 def unsupported_attention(model: ModelConfig) -> str | None:
-    """The name of what mtad cannot do of a draft's attention, or None."""
+    """The name of what mtad's own attention cannot do of a model's, or None: no draft may have it, and no target that
+    verifies several candidates; which other targets may, `engine_checks` says."""
     text = model.hf_text_config
     layer_types = set(getattr(text, "layer_types", None) or ())
     if model.is_attention_free or model.is_hybrid or "linear_attention" in layer_types:
