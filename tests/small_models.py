@@ -141,10 +141,11 @@ def _randomise(model: PreTrainedModel, last_layer: int) -> None:
 
 
 def _cut(weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The part of a larger vocabulary that a smaller one has; zeros past the end of a smaller one."""
+    """The part of a larger vocabulary that a smaller one has. Past the end of a smaller one, half more of its first
+    rows: such padding would often be likeliest, if it were drafted."""
     if len(weight) >= shape[0]:
         return weight[: shape[0]]
-    return torch.cat([weight, weight.new_zeros(shape[0] - len(weight), *shape[1:])])
+    return torch.cat([weight, 1.5 * weight[: shape[0] - len(weight)]])
 
 
 def save_pair_of(
