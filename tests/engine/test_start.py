@@ -66,7 +66,7 @@ def test_a_kv_cache_too_small_for_the_scratch_ends_the_start_with_what_to_change
     done = start(small_pair, tmp_path, blocks=12)
     assert done.returncode != 0
     errors = [
-        line for line in (done.stdout + done.stderr).splitlines() if "ValueError: The KV cache has 12 blocks" in line
+        line for line in (done.stdout + done.stderr).splitlines() if "RefusalError: The KV cache has 12 blocks" in line
     ]
     assert errors
     assert "enlarge the KV cache" in errors[-1]
