@@ -25,7 +25,7 @@ from tests.engine.test_neighbours import GREEDY
 
 if __name__ == "__main__":
     target, draft, prompts = sys.argv[1:]
-    with engine(target, draft) as llm:
+    with engine(target, draft, has_own_process=True) as llm:
         tokens = generate_tokens(llm, json.loads(prompts), GREEDY)
         print(json.dumps({"tokens": tokens, "accepted": counters(llm)["spec_decode_num_accepted_tokens"]}))
 """
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def plain(small_pair):
-    with engine(small_pair[0]) as llm:
+    with engine(small_pair[0], has_own_process=True) as llm:
         yield llm
 
 
@@ -44,8 +44,8 @@ def expected(plain):
 
 @pytest.fixture(scope="module")
 def llm(small_pair, plain):
-    """Beside an engine without mtad, in the same process."""
-    with engine(*small_pair) as llm:
+    """Beside an engine without mtad, of the same process."""
+    with engine(*small_pair, has_own_process=True) as llm:
         yield llm
 
 
@@ -83,7 +83,7 @@ def test_weights_can_be_loaded_again(llm, expected):
 
 
 def test_two_ranks_give_the_same_tokens(small_pair, expected):
-    with engine(*small_pair, tensor_parallel_size=2) as llm:
+    with engine(*small_pair, tensor_parallel_size=2, has_own_process=True) as llm:
         assert generate_tokens(llm, PROMPTS, GREEDY) == expected
         assert counters(llm)["spec_decode_num_accepted_tokens"] > 0
 

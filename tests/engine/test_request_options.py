@@ -65,6 +65,29 @@ def test_v1_makes_no_drafts_for_those_who_want_none(llm):
     assert made > 0 if ON_V2 else made == 0  # V2's rounds are one for all requests: it makes them, and keeps none
 
 
+def test_greedy_decoding_is_the_targets_own_either_way(llm):
+    params = [SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, extra_args=OFF)] * len(PROMPTS)
+    plain = [SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)] * len(PROMPTS)
+    assert generate_tokens(llm, PROMPTS, params) == generate_tokens(llm, PROMPTS, plain)
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "named"),
+    [
+        ({"mtad": "perhaps"}, "give true or false"),
+        ({"mtad_threshold": 0.5}, "give some of mtad, mtad_acceptance_threshold"),
+        ({"mtad_acceptance_threshold": 1.5}, "=1.5 is not accepted"),
+    ],
+)
+def test_what_is_not_accepted_is_one_sentence_and_harms_nobody(llm, extra_args, named):
+    with pytest.raises(VLLMValidationError, match=named):
+        generate_tokens(llm, PROMPTS[:1], sampled(extra_args=extra_args, output_kind=RequestOutputKind.CUMULATIVE))
+    assert len(calls(llm, [sampled()] * 4)[0]) == 3
+
+
+# From here on with engines of their own, which end the module's.
+
+
 @takes_minutes_on_v2
 def test_each_request_has_its_own_threshold(small_pair):
     """With another draft, a threshold of 0 keeps every draft of positive p, and one near 1 few."""
@@ -73,12 +96,6 @@ def test_each_request_has_its_own_threshold(small_pair):
         first, second, third, fourth = calls(llm, [sampled(), strict, sampled(), strict])
     assert first == third == [1, GAMMA + 1, GAMMA + 1]
     assert min(len(second), len(fourth)) > 3
-
-
-def test_greedy_decoding_is_the_targets_own_either_way(llm):
-    params = [SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, extra_args=OFF)] * len(PROMPTS)
-    plain = [SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)] * len(PROMPTS)
-    assert generate_tokens(llm, PROMPTS, params) == generate_tokens(llm, PROMPTS, plain)
 
 
 @torch.inference_mode()
@@ -111,17 +128,3 @@ def test_without_drafts_a_request_samples_from_the_targets_own_distribution(smal
 
         assert p_value(OFF) > 1e-3
         assert p_value(None) < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("extra_args", "named"),
-    [
-        ({"mtad": "perhaps"}, "give true or false"),
-        ({"mtad_threshold": 0.5}, "give some of mtad, mtad_acceptance_threshold"),
-        ({"mtad_acceptance_threshold": 1.5}, "=1.5 is not accepted"),
-    ],
-)
-def test_what_is_not_accepted_is_one_sentence_and_harms_nobody(llm, extra_args, named):
-    with pytest.raises(VLLMValidationError, match=named):
-        generate_tokens(llm, PROMPTS[:1], sampled(extra_args=extra_args, output_kind=RequestOutputKind.CUMULATIVE))
-    assert len(calls(llm, [sampled()] * 4)[0]) == 3

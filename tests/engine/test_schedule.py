@@ -63,7 +63,7 @@ def test_a_request_without_drafts_leaves_holes_as_well(llm):
     assert accepted == drafted >= 2 * GAMMA
 
 
-# From here on with engines of their own, which end the counters of the module's.
+# From here on with engines of their own, which end the module's.
 
 
 def tokens_of_calls(llm, prompts, params) -> list[tuple[int, int]]:

@@ -26,9 +26,8 @@ def models(small_pair):
 
 
 @pytest.mark.parametrize(("num_candidates", "candidate_test"), [(4, "own"), (2, "reference")])
-def test_joint_greedy_equals_the_reference(models, small_pair, monkeypatch, num_candidates, candidate_test):
+def test_joint_greedy_equals_the_reference(models, small_pair, num_candidates, candidate_test):
     """The last prompt comes in chunks beside requests that decode; the last but one has a grammar, its own affair."""
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     prompts = random_prompts([5, 17, 9, 70])
     settings = ReferenceSettings(
         GAMMA, 4, greedy="joint", temperature=0.0, num_candidates=num_candidates, candidate_test=candidate_test
@@ -75,7 +74,7 @@ def alone(small_pair):
 
 
 @pytest.fixture(scope="module")
-def llm(small_pair):
+def llm(small_pair, alone):  # whose engine has ended
     mtad = TREES | {"num_candidates": 3}
     with engine(*small_pair, mtad, num_gpu_blocks_override=BLOCKS + BLOCKS_OF_SCRATCH, **SMALL) as llm:
         yield llm

@@ -25,13 +25,11 @@ PARAMS = [
 def rounds(small_pair):
     """(text, drafts, log q, seed) of every request in every drafting round of two identical runs."""
     seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        with engine(*small_pair, max_num_batched_tokens=64) as llm:
-            runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-            record_rounds(runner, seen, patch)
-            for _ in range(2):
-                generate_tokens(llm, PROMPTS, PARAMS)
+    with pytest.MonkeyPatch.context() as patch, engine(*small_pair, max_num_batched_tokens=64) as llm:
+        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        record_rounds(runner, seen, patch)
+        for _ in range(2):
+            generate_tokens(llm, PROMPTS, PARAMS)
     return seen
 
 

@@ -54,13 +54,11 @@ def test_buckets_of_requests(most, buckets):
 
 @pytest.fixture(scope="module")
 def runner_and_llm(small_pair):
-    """An engine in this process, so that its speculator can be reached."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        fields = {"num_speculative_tokens": GAMMA, "num_speculative_tokens_per_batch_size": SCHEDULE}
-        fields |= {"num_candidates": CANDIDATES, "max_candidate_rows": ROWS}
-        with engine(*small_pair, fields, enable_prefix_caching=False) as llm:
-            yield llm.llm_engine.model_executor.driver_worker.worker.model_runner, llm
+    """In this process the speculator can be reached."""
+    fields = {"num_speculative_tokens": GAMMA, "num_speculative_tokens_per_batch_size": SCHEDULE}
+    fields |= {"num_candidates": CANDIDATES, "max_candidate_rows": ROWS}
+    with engine(*small_pair, fields, enable_prefix_caching=False) as llm:
+        yield llm.llm_engine.model_executor.driver_worker.worker.model_runner, llm
 
 
 def test_where_nobody_wants_drafts_their_places_hold_tokens(runner_and_llm, monkeypatch):

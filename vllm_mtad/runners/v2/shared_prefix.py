@@ -216,8 +216,10 @@ class TritonPrefixReader:
         programs: int | None = None,
     ) -> None:
         if programs is None:
-            programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 2
+            programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 4
         self._shape, self._max_rows, self._programs = shape, max_rows, programs
+        # A plan gives no request more splits with keys than a KV head has programs.
+        self._most_splits = max(1, programs // shape.num_kv_heads)
         # The interpreter multiplies bfloat16 wrongly, and a CPU has no other Triton that we could test.
         self._upcast = device.type == "cpu"
         outputs = most_rows * shape.num_heads  # of one split; no batch has more than these, or than the splits' bound
@@ -247,7 +249,7 @@ class TritonPrefixReader:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert plan is not None
         rows, num_heads, head_size = query.shape
-        splits = max_splits(rows, num_heads)
+        splits = min(max_splits(rows, num_heads), self._most_splits)
         lse = self._lse[: splits * rows * num_heads].view(splits, rows, num_heads)
         out = self._out[: lse.numel() * head_size].view(splits, rows, num_heads, head_size)
         prefix_attention(
