@@ -1,7 +1,6 @@
 """mtad beside what else vLLM offers: chat, beam search, batches from a file, two engines, two ranks, new weights."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,18 +16,6 @@ from tests.small_pair import random_prompts
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
 PROMPTS = random_prompts([9, 30], seed=11)
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-
-SCRIPT = """
-import json, sys
-from tests.engine.engines import counters, engine, generate_tokens
-from tests.engine.test_neighbours import GREEDY
-
-if __name__ == "__main__":
-    target, draft, prompts = sys.argv[1:]
-    with engine(target, draft, has_own_process=True) as llm:
-        tokens = generate_tokens(llm, json.loads(prompts), GREEDY)
-        print(json.dumps({"tokens": tokens, "accepted": counters(llm)["spec_decode_num_accepted_tokens"]}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +73,6 @@ def test_two_ranks_give_the_same_tokens(small_pair, expected):
     with engine(*small_pair, tensor_parallel_size=2, has_own_process=True) as llm:
         assert generate_tokens(llm, PROMPTS, GREEDY) == expected
         assert counters(llm)["spec_decode_num_accepted_tokens"] > 0
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_that_are_forked_or_spawned(small_pair, expected, tmp_path, method):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    how = {"VLLM_WORKER_MULTIPROCESSING_METHOD": method, "PYTHONPATH": str(Path.cwd())}
-    given = [*map(str, small_pair), json.dumps(PROMPTS)]
-    done = run(sys.executable, tmp_path / "script.py", *given, env=os.environ | how)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    assert found["tokens"] == expected
-    assert found["accepted"] > 0
 
 
 def test_batches_from_a_file(small_pair, tmp_path):

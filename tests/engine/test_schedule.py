@@ -66,16 +66,16 @@ def test_a_request_without_drafts_leaves_holes_as_well(llm):
 # From here on with engines of their own, which end the module's.
 
 
-def tokens_of_calls(llm, prompts, params) -> list[tuple[int, int]]:
-    """(requests in flight, tokens) of each of the target's calls for the first of the requests."""
+def tokens_of_calls(llm, prompts, params, of: int = 0) -> list[tuple[int, int]]:
+    """(requests in flight, tokens) of each of the target's calls for one of the requests."""
     for i, (prompt, own) in enumerate(zip(prompts, params)):
         own.output_kind = RequestOutputKind.DELTA
         llm.llm_engine.add_request(str(i), {"prompt_token_ids": prompt}, own)
     found = []
     while llm.llm_engine.has_unfinished_requests():
         outputs = {output.request_id: output.outputs[0].token_ids for output in llm.llm_engine.step()}
-        if "0" in outputs:
-            found.append((len(outputs), len(outputs["0"])))
+        if str(of) in outputs:
+            found.append((len(outputs), len(outputs[str(of)])))
     return found
 
 

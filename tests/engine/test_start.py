@@ -26,7 +26,7 @@ if __name__ == "__main__":
 def start(small_pair, tmp_path, blocks: int):
     script = tmp_path / "start.py"
     script.write_text(START.format(target=small_pair[0], draft=small_pair[1], blocks=blocks))
-    environment = os.environ | {"VLLM_LOGGING_LEVEL": "INFO"}
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return run(sys.executable, script, env=environment)
 
 

@@ -146,14 +146,17 @@ def test_a_target_made_for_audio_serves_text(tmp_path):
 @pytest.mark.skipif(not ON_V2, reason="embeddings are refused on V1; there, tests/runners/test_verification.py has it")
 @torch.no_grad()
 def test_a_prompt_that_is_not_text_is_decoded_without_drafts(small_pair):
-    """A prompt of embeddings, as one with an image, is none that the draft model could read."""
+    """A prompt of embeddings, as one with an image, is none that the draft model could read. When sampling, nearly any
+    draft would be accepted."""
     target, _ = small_pair
     model = hugging_face_model(target)
     embeddings = model.model.embed_tokens(torch.tensor(PROMPTS[1]))
     expected = [greedy_text(model, prompt, NUM_TOKENS) for prompt in PROMPTS]
-    with engine(target, target, enable_prompt_embeds=True) as llm:
+    sampled = SamplingParams(temperature=1, max_tokens=NUM_TOKENS, ignore_eos=True)
+    with engine(target, target, {"acceptance_threshold": 0.0}, enable_prompt_embeds=True) as llm:
         (embedded,) = llm.generate([{"prompt_embeds": embeddings}], GREEDY, use_tqdm=False)
         assert list(embedded.outputs[0].token_ids) == expected[1]
+        llm.generate([{"prompt_embeds": embeddings}], sampled, use_tqdm=False)
         assert counters(llm)["spec_decode_num_accepted_tokens"] == 0
         prompts = [{"prompt_token_ids": PROMPTS[0]}, {"prompt_embeds": embeddings}]
         both = llm.generate(prompts, GREEDY, use_tqdm=False)

@@ -92,7 +92,7 @@ def test_elsewhere_the_demo_says_where_a_pair_is(tmp_path, monkeypatch):
 
 def test_the_whole_demo_small(tmp_path):
     folder = shutil.copytree(FOLDER / "minisql", tmp_path / "pair")
-    asked = {"title": "questions", "max_tokens": 72, "num_prompts": 24, "num_candidates": [4], "rounds": 1}
+    asked = {"title": "questions", "max_tokens": 72, "num_prompts": 12, "num_candidates": [4], "rounds": 1}
     (folder / "demo.json").write_text(json.dumps(asked | {"in_flight": [1, 2]}))
     out, program = tmp_path / "figures.json", Path(sys.executable).parent / "vllm-mtad"
     done = run(program, "demo", "--pair", folder, "--json", out)
@@ -101,7 +101,7 @@ def test_the_whole_demo_small(tmp_path):
     alone, vanilla, mtad = found["ways"]
     assert [way["method"] for way in found["ways"]] == ["target alone", "draft_model", "MTAD C=4"]
     for way in found["ways"]:
-        assert way["num_prompts"] == 24
+        assert way["num_prompts"] == 12
         assert 0 < way["accuracy"] <= 1
         assert way["perplexity"] > 1
         assert {*way["tokens_per_second"]} == {"1", "2"}
@@ -110,5 +110,5 @@ def test_the_whole_demo_small(tmp_path):
     # Uncorrected, vLLM's sampled draft_model accepts next to nothing on a CPU.
     assert vanilla["acceptance_rate"] > 0.4
     assert mtad["mean_acceptance_length"] > 3
-    for text in ("24 questions, 3 ways", "acceptance length", "bugs of vLLM 0.32.0 are corrected", "⟦"):
+    for text in ("12 questions, 3 ways", "acceptance length", "bugs of vLLM 0.32.0 are corrected", "⟦"):
         assert text in done.stdout

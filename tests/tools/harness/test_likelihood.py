@@ -5,6 +5,7 @@ import pytest
 from benchmarks.hugging_face import TargetLikelihood
 from benchmarks.pairs import MINISQL
 from benchmarks.pairs.minisql.task import evaluation_examples
+from tests.engine.engines import in_this_process
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.tools.harness.decoding import decode
 from vllm_mtad.tools.harness.engines import engine_up, quiet_vllm
@@ -22,7 +23,7 @@ def test_every_engine_scores_as_hugging_face_does(method):
     quiet_vllm()
     texts = [example.prompt for example in evaluation_examples("held_out", 12)]
     prompt_ids = tokenized(AutoTokenizer.from_pretrained(MINISQL.target), texts, chat=False)
-    with engine_up(method, MINISQL, dtype="float32") as llm:
+    with in_this_process(), engine_up(method, MINISQL, dtype="float32") as llm:
         asked = [{"prompt_token_ids": ids} for ids in prompt_ids]
         answers = [d.tokens for d in decode(llm, asked, PAPER.params(72), 8, 1).decoded]
         answers[3] = []

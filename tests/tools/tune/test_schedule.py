@@ -13,6 +13,7 @@ from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 from benchmarks.pairs import MINISQL
 from tests.commands import run
 from vllm_mtad.config.options import MTADOptions
+from vllm_mtad.tools.cli import main
 from vllm_mtad.tools.harness.methods import mtad
 from vllm_mtad.tools.tune.rows import command_line
 from vllm_mtad.tools.tune.schedule import MARGIN, recommend, slower_than_the_target
@@ -67,18 +68,17 @@ def test_what_is_printed_is_what_vllm_takes():
     assert given["num_speculative_tokens"] == 6
 
 
-def command(tmp_path, *arguments):
+def words(tmp_path, *arguments):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join((MINISQL.target.parent / "prompts.jsonl").read_text().splitlines(keepends=True)[:8]))
-    program = Path(sys.executable).parent / "vllm-mtad"
-    given = ["--target", str(MINISQL.target), "--prompts", str(prompts), "--schedule"]
-    return run(program, "tune", *given, *arguments)
+    return ["tune", "--target", str(MINISQL.target), "--prompts", str(prompts), "--schedule", *arguments]
 
 
 def test_the_whole_command(tmp_path):
     out = tmp_path / "out.json"
     small = ["--rounds", "1", "--max-tokens", "16", "--num-speculative-tokens", "2", "4"]
-    done = command(tmp_path, *small, "--concurrency", "1", "8", "--json", str(out))
+    program = Path(sys.executable).parent / "vllm-mtad"
+    done = run(program, *words(tmp_path, *small, "--concurrency", "1", "8", "--json", str(out)))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
     ways = [row["way"] for row in found["rows"]]
@@ -101,7 +101,8 @@ def test_the_whole_command(tmp_path):
         (["--samples", "2"], "--samples=2 is not accepted: give it without --schedule"),
     ],
 )
-def test_what_is_not_about_a_schedule_is_refused(tmp_path, arguments, said):
-    done = command(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_what_is_not_about_a_schedule_is_refused(tmp_path, capsys, arguments, said):
+    with pytest.raises(SystemExit) as stopped:
+        main(words(tmp_path, *arguments))
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
