@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     Gemma3TextConfig,
     GptOssConfig,
@@ -23,9 +24,11 @@ from transformers import (
     Qwen2AudioConfig,
     Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
     Qwen2Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
+    WhisperFeatureExtractor,
 )
 
 from tests.small_pair import MAX_POSITIONS, VOCAB_SIZE, save_tokenizer
@@ -33,6 +36,9 @@ from tests.small_pair import MAX_POSITIONS, VOCAB_SIZE, save_tokenizer
 WINDOW = 24
 PADDING = 64
 """Of a vocabulary, past its tokens."""
+AUDIO = 500
+"""The token that stands for a sound in a prompt."""
+MELS = 16
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -105,8 +111,9 @@ def qwen2(num_layers: int, vocab_size: int = VOCAB_SIZE) -> PretrainedConfig:
 
 def qwen2_audio() -> PretrainedConfig:
     """Of the models that read more than text, one that vLLM imports without torchvision."""
-    audio = Qwen2AudioEncoderConfig(d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64)
-    return Qwen2AudioConfig(text_config=qwen2(3).to_dict(), audio_config=audio.to_dict(), audio_token_index=500)
+    encoder = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+    audio = Qwen2AudioEncoderConfig(**encoder, num_mel_bins=MELS)
+    return Qwen2AudioConfig(text_config=qwen2(3).to_dict(), audio_config=audio.to_dict(), audio_token_index=AUDIO)
 
 
 def save_audio_target(folder: Path, text: str) -> str:
@@ -121,6 +128,10 @@ def save_audio_target(folder: Path, text: str) -> str:
     model.config.save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_tokenizer(folder)
+    words = {"audio_token": f"t{AUDIO}", "audio_bos_token": f"t{AUDIO - 2}", "audio_eos_token": f"t{AUDIO - 1}"}
+    tokenizer = AutoTokenizer.from_pretrained(folder, pad_token="<unk>", additional_special_tokens=list(words.values()))
+    sounds = WhisperFeatureExtractor(feature_size=MELS)
+    Qwen2AudioProcessor(sounds, tokenizer, **words).save_pretrained(folder)
     return str(folder)
 
 

@@ -150,8 +150,9 @@ KINDS = (
     Kind(
         "LLaVA: requests with images are decoded without drafts",
         Pair(LLAVA, LLAMA),
-        f"no images; prompts of embeddings in {TARGETS}, on V2",
+        f"no images; sounds in {TARGETS}",
     ),
+    Kind("Qwen2-Audio: requests with sounds are decoded without drafts", Pair(QWEN2_AUDIO, LLAMA), TARGETS),
     Kind("Qwen2-Audio with `--language-model-only`", Pair(QWEN2_AUDIO, LLAMA, TEXT_ONLY), TARGETS),
     Kind("LLaVA with `--language-model-only`", Pair(LLAVA, LLAMA, TEXT_ONLY)),
     Kind("Gemma 3 with its images", Pair(GEMMA_3_VISION, GEMMA_3)),

@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate_tokens
-from tests.small_models import qwen2, qwen3_moe, qwen3_next, save_audio_target, save_pair_of, save_unlike_pair
+from tests.small_models import AUDIO, qwen2, qwen3_moe, qwen3_next, save_audio_target, save_pair_of, save_unlike_pair
 from tests.small_pair import random_prompts
 from vllm_mtad.algorithm.reference import hugging_face_model
 
@@ -141,6 +142,27 @@ def test_a_target_made_for_audio_serves_text(tmp_path):
         assert generate_tokens(llm, PROMPTS, GREEDY) == expected
         found = counters(llm)
     assert found["spec_decode_num_accepted_tokens"] == found["spec_decode_num_draft_tokens"] > 20
+
+
+def test_a_prompt_with_sound_is_decoded_without_drafts(tmp_path):
+    """Beside one of text. When sampling, nearly any draft would be accepted."""
+    text, _ = save_pair_of(tmp_path, qwen2)
+    target = save_audio_target(tmp_path / "audio", text)
+    waves = np.sin(np.arange(16_000) * 0.1).astype(np.float32)
+    heard = {"prompt_token_ids": [7, AUDIO, *PROMPTS[0]], "multi_modal_data": {"audio": waves}}
+    both = [heard, {"prompt_token_ids": PROMPTS[1]}]
+    sampled = SamplingParams(temperature=1, max_tokens=NUM_TOKENS, ignore_eos=True)
+
+    def answers(llm):
+        return [list(output.outputs[0].token_ids) for output in llm.generate(both, GREEDY, use_tqdm=False)]
+
+    with engine(target) as llm:
+        expected = answers(llm)
+    with engine(target, text, {"acceptance_threshold": 0.0}) as llm:
+        llm.generate([heard], [sampled], use_tqdm=False)
+        assert counters(llm)["spec_decode_num_accepted_tokens"] == 0
+        assert answers(llm) == expected
+        assert counters(llm)["spec_decode_num_accepted_tokens"] > 5
 
 
 @pytest.mark.skipif(not ON_V2, reason="embeddings are refused on V1; there, tests/runners/test_verification.py has it")

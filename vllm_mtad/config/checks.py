@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm.logger import init_logger
 
@@ -77,24 +77,29 @@ def draft_problems(config: MTADSpeculativeConfig) -> Iterator[str]:
 def _same_tokenizer(target: ModelConfig, draft: ModelConfig) -> bool | None:
     """Whether both tokenizers give ordinary tokens the same ids; None if either cannot be read.
 
-    Special tokens may be named differently (Llama 3 against 3.2) without changing what text means.
+    Tokens that are special in one of them may be named differently (Llama 3 against 3.2), or be ordinary in the other
+    (placeholders of images or sounds), without changing what text means.
     """
-    ordinary = [
-        _ordinary_tokens(model, target.trust_remote_code, revision)
+    both = [
+        _tokenizer(model, target.trust_remote_code, revision)
         for model, revision in ((target.tokenizer, target.tokenizer_revision), (draft.model, draft.revision))
     ]
-    if ordinary[0] is None or ordinary[1] is None:
+    if any(tokenizer is None for tokenizer in both):
         logger.warning("mtad could not read both tokenizers and compares only the sizes of the vocabularies.")
         return None
-    return ordinary[0] == ordinary[1]
+    special = {token_id for tokenizer in both for token_id in tokenizer.added_tokens_decoder}
+    of_target, of_draft = (
+        {token: token_id for token, token_id in tokenizer.get_vocab().items() if token_id not in special}
+        for tokenizer in both
+    )
+    return of_target == of_draft
 
 
-def _ordinary_tokens(name: str, trust_remote_code: bool, revision: str | None) -> dict[str, int] | None:
+def _tokenizer(name: str, trust_remote_code: bool, revision: str | None) -> Any:
+    """None if it cannot be read."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
     except (OSError, ValueError, KeyError):
         return None
-    special = tokenizer.added_tokens_decoder
-    return {token: token_id for token, token_id in tokenizer.get_vocab().items() if token_id not in special}
