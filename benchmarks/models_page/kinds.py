@@ -14,7 +14,6 @@ from benchmarks.models_page.verdicts import MAX_MODEL_LEN, Config, Pair
 NOT_RUN = "configuration only"
 JOINT, MODELS, TARGETS = (f"`tests/engine/test_{name}.py`" for name in ("joint_greedy", "models", "targets"))
 VOCABULARIES = f"{MODELS}, either way"
-BY_PARTS = f"{MODELS}, on V1; by layer on V2"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ KINDS = (
     Kind("Llama, full attention", Pair(LLAMA, LLAMA), JOINT),
     Kind("Qwen3, full attention", Pair(QWEN3, QWEN3)),
     Kind("a mixture of experts (Qwen3-MoE), dense draft", Pair(QWEN3_MOE, QWEN3), f"{TARGETS}, on V1"),
-    Kind("a mixture of experts as the draft", Pair(QWEN3_MOE, QWEN3_MOE), f"{MODELS}, on V1"),
+    Kind("a mixture of experts as the draft", Pair(QWEN3_MOE, QWEN3_MOE), MODELS),
     Kind("an FP8 target", Pair(LLAMA | FP8, LLAMA), f"{NOT_RUN}; int8 in {TARGETS}, on V1"),
     Kind("an AWQ target", Pair(LLAMA | AWQ, LLAMA)),
     Kind(
@@ -130,7 +129,7 @@ KINDS = (
         f"{TARGETS}, on V1",
     ),
     Kind("replicas of a mixture of experts", Pair(QWEN3_MOE, QWEN3, {"data_parallel_size": 2})),
-    Kind("Gemma 2: windows in every second layer, soft-caps", Pair(GEMMA_2, GEMMA_2), BY_PARTS),
+    Kind("Gemma 2: windows in every second layer, soft-caps", Pair(GEMMA_2, GEMMA_2), MODELS),
     Kind("Gemma 3, text: windows in five layers of six", Pair(GEMMA_3, GEMMA_3), MODELS),
     Kind("Mistral with a window in every layer, another in the draft", Pair(MISTRAL, MISTRAL), MODELS),
     Kind("full attention, a draft with a window in every layer", Pair(LLAMA, MISTRAL)),

@@ -27,8 +27,6 @@ KINDS = {
     "Mistral: a window in every layer, another in the draft": (mistral, (VOCAB_SIZE, VOCAB_SIZE)),
     "Qwen3 MoE: experts": (qwen3_moe, (VOCAB_SIZE, VOCAB_SIZE)),
 }
-ONLY_ON_V1 = ("Gemma 2: windows and soft-caps", "Qwen3 MoE: experts")
-"""V2 has all of their parts in the others, but for soft-caps: those `tests/v2/test_beam_attention.py` has, by layer."""
 MTAD = {"greedy": "joint", "num_speculative_tokens": GAMMA, "num_candidates": 2, "max_candidate_rows": 128}
 
 
@@ -37,7 +35,7 @@ def on_common_tokens(draft, sizes):
     return lambda input_ids: SimpleNamespace(logits=draft(input_ids.clamp(max=sizes[1] - 1)).logits[..., : min(sizes)])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if not (ON_V2 and kind in ONLY_ON_V1)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_reference(tmp_path, kind):
     architecture, sizes = KINDS[kind]
     pair = save_pair_of(tmp_path, architecture, sizes)
