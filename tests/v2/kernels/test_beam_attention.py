@@ -175,6 +175,8 @@ def test_the_longest_split_is_not_far_above_its_share(device, lens, num_kv_heads
     plan_splits(lens, per_split, num_kv_heads=num_kv_heads, programs=programs)
     share = sum(tiles) * num_kv_heads / programs
     assert share <= int(per_split) < share + 1 + num_kv_heads
+    most = programs // num_kv_heads
+    assert all(-(-n // int(per_split)) <= most for n in tiles), "a reader has outputs for no more"
 
 
 @pytest.mark.parametrize("window", [4, 17, 64, 65, 128, 500])
