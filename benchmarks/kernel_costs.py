@@ -244,9 +244,6 @@ chosen one. Beside vLLM's own launches, but for its attention, in whose place ou
 - attention: of 32 layers. Its limit: the prefixes read once.
 - move: once. Its limit: keys and values of gamma tokens, read and written.
 - verification: from the logits of all rows to accepted tokens. Its limit: the logits read once.
-
-**The MB of attention are those of prefixes in one part**, as a CPU plans them. Planned for an H100, in 32 parts, one
-request's attention moves 1,001.6 MB, seven requests' 7,011.2: the parts' outputs, of 17 rows, cost more than the keys.
 """
 
 

@@ -42,7 +42,7 @@ class Trees:
         self._layers = {f"layer {i}": attention_layer(shape, device) for i in range(num_layers)}
         for layer, cache in zip(self._layers.values(), pages):
             layer.kv_cache, layer.impl.vllm_flash_attn_version = cache, 3 if flash else 2
-        with mock.patch.object(shared_prefix, "num_compute_units", return_value=COMPUTE_UNITS):
+        with mock.patch.object(shared_prefix, "programs_of", return_value=2 * COMPUTE_UNITS):
             self._verification = TreeVerification(
                 self.trees, self._layers, shape.max_num_reqs, WINDOW, _LARGEST_PADDED, shape.dtype, device
             )

@@ -134,8 +134,9 @@ def test_bytes_for_trees_are_what_is_committed(trees):
 
 
 def test_the_target_reads_a_prefix_once_for_all_rows_and_moves_what_was_kept(trees):
+    """The outputs of a prefix's splits weigh no more than its keys and values."""
     for num_reqs, parts in trees.items():
         limit = tree_limits(num_reqs)
         assert limit["move"] < parts["move"]["bytes"] < 1.05 * limit["move"]
         assert limit["verification"] < parts["verification"]["bytes"] < 1.05 * limit["verification"]
-        assert limit["attention"] < TARGET_LAYERS * parts["layer"]["bytes"] < 1.5 * limit["attention"]
+        assert limit["attention"] < TARGET_LAYERS * parts["layer"]["bytes"] < 2.1 * limit["attention"]

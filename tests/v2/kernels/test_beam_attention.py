@@ -5,6 +5,7 @@ import torch
 
 from vllm_mtad.runners.v2.kernels.prefix_attention import TILE_KEYS, plan_splits, prefix_attention
 from vllm_mtad.runners.v2.kernels.suffix_attention import suffix_attention
+from vllm_mtad.runners.v2.shared_prefix import least_tiles
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
@@ -177,6 +178,16 @@ def test_the_longest_split_is_not_far_above_its_share(device, lens, num_kv_heads
     assert share <= int(per_split) < share + 1 + num_kv_heads
     most = programs // num_kv_heads
     assert all(-(-n // int(per_split)) <= most for n in tiles), "a reader has outputs for no more"
+
+
+@pytest.mark.parametrize(("rows", "group"), [(1, 1), (4, 4), (16, 4), (17, 4), (17, 5), (65, 8)])
+def test_a_split_has_as_many_tokens_as_weigh_what_its_outputs_do(device, rows, group):
+    per_split, lens = (torch.full((1,), n, dtype=torch.int32, device=device) for n in (0, 100_000))
+    plan_splits(lens, per_split, num_kv_heads=1, programs=10_000, least_tiles=least_tiles(rows, group))
+    outputs, token = 2 * 4 * rows * group, 2 * 2  # bytes of a dimension: float32 twice; a key and a value in bfloat16
+    tokens = int(per_split) * TILE_KEYS
+    assert tokens * token >= outputs
+    assert (tokens - TILE_KEYS) * token < outputs
 
 
 @pytest.mark.parametrize("window", [4, 17, 64, 65, 128, 500])

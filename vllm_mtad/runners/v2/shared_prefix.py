@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import torch
 from vllm import envs
+from vllm.utils.math_utils import cdiv
 from vllm.utils.platform_utils import num_compute_units
 from vllm.utils.torch_utils import canonicalize_singleton_dim_strides
 
-from vllm_mtad.runners.v2.kernels.prefix_attention import plan_splits, prefix_attention
+from vllm_mtad.runners.v2.kernels.prefix_attention import TILE_KEYS, plan_splits, prefix_attention
 from vllm_mtad.runners.v2.kernels.suffix_attention import MAX_SPLITS
 
 MAX_SPLIT_OUTPUTS = 1 << 17
@@ -29,6 +30,22 @@ def max_splits(rows: int, num_heads: int) -> int:
     """Into how many parts a prefix may be split in a batch of so many beams. A large batch keeps the device busy by
     itself, and its parts' outputs would cost more than they save."""
     return max(1, min(MAX_SPLITS, MAX_SPLIT_OUTPUTS // (rows * num_heads)))
+
+
+def least_tiles(rows: int, group: int) -> int:
+    """Tiles of keys that a split has at least: their keys and values, in half precision, weigh as much as the split's
+    outputs, which are float32, written and read again.
+
+    Args:
+        rows: of a request.
+        group: query heads of a KV head.
+    """
+    return cdiv(2 * rows * group, TILE_KEYS)
+
+
+def programs_of(device: torch.device) -> int:
+    """How many programs a prefix kernel aims at; fewer would leave the device idle."""
+    return _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 4
 
 
 @dataclass(frozen=True)
@@ -202,7 +219,7 @@ class TritonPrefixReader:
 
     Args:
         most_rows: of a batch, padding included.
-        programs: to aim at; fewer leave the device idle.
+        programs: to aim at, if not as many as `programs_of` says.
     """
 
     keeps_plan = True
@@ -215,9 +232,9 @@ class TritonPrefixReader:
         device: torch.device,
         programs: int | None = None,
     ) -> None:
-        if programs is None:
-            programs = _PROGRAMS_PER_UNIT * num_compute_units(device.index or 0) if device.type == "cuda" else 4
+        programs = programs or programs_of(device)
         self._shape, self._max_rows, self._programs = shape, max_rows, programs
+        self._least_tiles = least_tiles(max_rows, shape.num_heads // shape.num_kv_heads)
         # A plan gives no request more splits with keys than a KV head has programs.
         self._most_splits = max(1, programs // shape.num_kv_heads)
         # The interpreter multiplies bfloat16 wrongly, and a CPU has no other Triton that we could test.
@@ -235,6 +252,7 @@ class TritonPrefixReader:
             self._tiles_per_split,
             num_kv_heads=self._shape.num_kv_heads,
             programs=self._programs,
+            least_tiles=self._least_tiles,
             window=self._shape.window,
         )
         return self._tiles_per_split

@@ -24,7 +24,7 @@ def _first_tile(length, WINDOW: tl.constexpr, KEY_TILE: tl.constexpr):
     return first
 
 
-@triton.jit(do_not_specialize=["num_reqs", "programs_per_head"])
+@triton.jit(do_not_specialize=["num_reqs", "programs_per_head", "least_tiles"])
 def _split_planning_kernel(
     # [num_reqs]
     prefix_len_ptr,
@@ -32,6 +32,7 @@ def _split_planning_kernel(
     tiles_per_split_ptr,
     num_reqs,
     programs_per_head,
+    least_tiles,
     WINDOW: tl.constexpr,
     REQUESTS: tl.constexpr,
     KEY_TILE: tl.constexpr,
@@ -42,7 +43,7 @@ def _split_planning_kernel(
         request = first + tl.arange(0, REQUESTS)
         length = tl.load(prefix_len_ptr + request, mask=request < num_reqs, other=0)
         tiles += tl.cdiv(length, KEY_TILE) - _first_tile(length, WINDOW, KEY_TILE)
-    tl.store(tiles_per_split_ptr, tl.maximum(tl.cdiv(tl.sum(tiles, axis=0), programs_per_head), 1))
+    tl.store(tiles_per_split_ptr, tl.maximum(tl.cdiv(tl.sum(tiles, axis=0), programs_per_head), least_tiles))
 
 
 @triton.jit(do_not_specialize=["rows", "splits"], do_not_specialize_on_alignment=["depth_ptr"])
@@ -169,13 +170,20 @@ def _prefix_attention_kernel(
 
 
 def plan_splits(
-    prefix_lens: torch.Tensor, tiles_per_split: torch.Tensor, *, num_kv_heads: int, programs: int, window: int = 0
+    prefix_lens: torch.Tensor,
+    tiles_per_split: torch.Tensor,
+    *,
+    num_kv_heads: int,
+    programs: int,
+    least_tiles: int = 1,
+    window: int = 0,
 ) -> None:
     """How many tiles of keys a split has, for about `programs` splits over all requests and KV heads to have keys.
 
     Args:
         prefix_lens: int32 `[num_reqs]`.
         tiles_per_split: int32 `[1]`, written.
+        least_tiles: of a split, at least 1; where a prefix has fewer it is one split.
         window: as of `prefix_attention`.
     """
     _split_planning_kernel[(1,)](
@@ -183,6 +191,7 @@ def plan_splits(
         tiles_per_split,
         len(prefix_lens),
         max(1, programs // num_kv_heads),
+        least_tiles,
         WINDOW=window,
         REQUESTS=_REQUESTS_AT_A_TIME,
         KEY_TILE=TILE_KEYS,
