@@ -15,7 +15,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate, generate_tokens
 from tests.small_pair import random_prompts
 
-OPTIONS = {"max_num_batched_tokens": 64, "has_own_process": True}
+OPTIONS = {"max_num_batched_tokens": 64, "has_own_process": not ON_V2}
 PROMPTS = random_prompts([5, 33, 90, 17, 64, 9, 40, 120, 3, 25, 70, 11] * 2, seed=2)[: 17 if ON_V2 else 24]
 FEW = 4 if ON_V2 else 8
 
@@ -95,32 +95,35 @@ def llm(small_pair, without_draft):
         yield llm
 
 
-def test_greedy_requests_in_mixed_batches_equal_decoding_without_a_draft(llm, without_draft):
+@pytest.fixture(scope="module")
+def mixed(llm):
+    """(parameters, completion) of each request of a mixed batch."""
     params = mixed_batch()
-    outputs = generate(llm, PROMPTS, params)
-    is_greedy = [p.temperature == 0 for p in params]
+    return list(zip(params, generate(llm, PROMPTS, params)))
+
+
+def test_greedy_requests_in_mixed_batches_equal_decoding_without_a_draft(mixed, without_draft):
+    is_greedy = [params.temperature == 0 for params, _ in mixed]
     assert sum(is_greedy) > len(GREEDY_REQUESTS), "a kind of request is missing"
-    for output, expected, checked in zip(outputs, without_draft["mixed"], is_greedy):
+    for (_, output), expected, checked in zip(mixed, without_draft["mixed"], is_greedy):
         if checked:
             assert list(output.token_ids) == list(expected.token_ids)
-    for params_of, output in zip(params, outputs):
+    for params_of, output in mixed:
         if params_of.allowed_token_ids:
             assert set(output.token_ids) <= set(params_of.allowed_token_ids)
 
 
 def test_plain_greedy_equals_decoding_without_a_draft_and_drafts_are_accepted(llm, without_draft):
     before = counters(llm)
-    outputs = generate_tokens(llm, PROMPTS, greedy())
-    assert outputs[:FEW] == [list(o.token_ids) for o in without_draft["plain"]]
+    outputs = generate_tokens(llm, PROMPTS[:FEW], greedy())
+    assert outputs == [list(o.token_ids) for o in without_draft["plain"]]
     after = counters(llm)
     assert after["spec_decode_num_accepted_tokens"] > before["spec_decode_num_accepted_tokens"]
 
 
-def test_logprobs_equal_those_without_a_draft(llm, without_draft):
-    params = mixed_batch()
-    outputs = generate(llm, PROMPTS, params)
+def test_logprobs_equal_those_without_a_draft(mixed, without_draft):
     compared = 0
-    for params_of, output, expected in zip(params, outputs, without_draft["mixed"]):
+    for (params_of, output), expected in zip(mixed, without_draft["mixed"]):
         if params_of.logprobs is None or params_of.temperature > 0:
             continue
         assert len(output.logprobs) == len(output.token_ids)

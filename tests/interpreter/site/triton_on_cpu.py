@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
+from quicker_triton import make_triton_quicker
 from triton import backends
 from triton.language.extra import libdevice
 from triton.runtime import interpreter
@@ -16,6 +17,7 @@ from triton.runtime import interpreter
 
 def change_triton(triton: Any) -> None:
     add_cpu_backend()
+    make_triton_quicker()
     _patch_language_once()
     _label_comparisons()
     _skip_overflow_checks()

@@ -3,15 +3,13 @@
 import json
 import random
 import shlex
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 
 from benchmarks.pairs import MINISQL
-from tests.commands import run
+from tests.engine.engines import in_this_process
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.tools.cli import main
 from vllm_mtad.tools.harness.methods import mtad
@@ -74,12 +72,12 @@ def words(tmp_path, *arguments):
     return ["tune", "--target", str(MINISQL.target), "--prompts", str(prompts), "--schedule", *arguments]
 
 
-def test_the_whole_command(tmp_path):
+def test_the_whole_command(tmp_path, capsys):
     out = tmp_path / "out.json"
     small = ["--rounds", "1", "--max-tokens", "16", "--num-speculative-tokens", "2", "4"]
-    program = Path(sys.executable).parent / "vllm-mtad"
-    done = run(program, *words(tmp_path, *small, "--concurrency", "1", "8", "--json", str(out)))
-    assert done.returncode == 0, done.stderr[-3000:]
+    with in_this_process():
+        main(words(tmp_path, *small, "--concurrency", "1", "8", "--json", str(out)))
+    said = capsys.readouterr().out
     found = json.loads(out.read_text())
     ways = [row["way"] for row in found["rows"]]
     assert ways[:3] == ["target alone", "MTAD γ=2 B=4 τ=0.5", "MTAD γ=4 B=4 τ=0.5"]
@@ -87,10 +85,10 @@ def test_the_whole_command(tmp_path):
     assert found["schedule"][-1][1] >= 8
     if found["speculative_config"] is None:
         assert found["schedule"] == [[1, found["schedule"][-1][1], 0]]
-        assert "Do not use MTAD" in done.stdout
+        assert "Do not use MTAD" in said
     else:
         assert found["speculative_config"]["method"] == "mtad"
-        assert "Recommended:" in done.stdout
+        assert "Recommended:" in said
 
 
 @pytest.mark.parametrize(
