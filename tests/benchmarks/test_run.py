@@ -26,8 +26,7 @@ SMALL = Plan(
     steps=(Speed("minisql", ("main",), (1,), rounds=1, least_prompts=2),),
     vocabulary=False,
 )
-ALONE, TOGETHER = ("quality", "energy"), ("speed", "steps")
-"""Parts in which engines run one at a time, and in which several do."""
+PARTS = ("quality", "energy", "speed", "steps")
 NAMES = ["target alone", "draft_model", "MTAD"]
 
 
@@ -36,8 +35,7 @@ def store(tmp_path_factory):
     quiet_vllm()
     folder = tmp_path_factory.mktemp("run")
     with in_this_process():
-        run_plan(SMALL, folder, ALONE)
-    run_plan(SMALL, folder, TOGETHER)
+        run_plan(SMALL, folder, PARTS)
     return Store(folder)
 
 
@@ -99,7 +97,7 @@ def test_interrupted_it_does_only_what_is_missing(store):
     file.write_text("\n".join(whole[:2]) + "\n" + whole[2][:100])
     timed = store.rows("speed")
     with in_this_process():
-        run_plan(SMALL, store.folder, ALONE + TOGETHER)
+        run_plan(SMALL, store.folder, PARTS)
     assert [row["method"] for row in store.rows("answers")] == NAMES
     assert store.rows("answers")[2]["answers"][0].keys() == json.loads(whole[2])["answers"][0].keys()
     assert store.rows("speed") == timed

@@ -3,8 +3,8 @@
 The same tests run on Model Runner V1, on vLLM's CPU engine, and on V2, in Triton's interpreter (`tests.interpreter`).
 The interpreter is slow: there, drafts are of 3 tokens, and batches and texts are smaller.
 
-Engines run in the tests' own process, where one starts six times faster, but one at a time: what ends a second one
-ends the first. Where a module asks for it, one has a process of its own, as users have it.
+Engines run in the tests' own process, where one starts six times faster. Several may, if they end together: what ends
+one ends the others. Where a module asks for it, one has a process of its own, as users have it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from tests.engine.engines import NUM_TOKENS, ON_V2, counters, engine, generate, generate_tokens
 from tests.small_pair import random_prompts
 
-OPTIONS = {"max_num_batched_tokens": 64, "has_own_process": not ON_V2}
+OPTIONS = {"max_num_batched_tokens": 64}
 PROMPTS = random_prompts([5, 33, 90, 17, 64, 9, 40, 120, 3, 25, 70, 11] * 2, seed=2)[: 17 if ON_V2 else 24]
 FEW = 4 if ON_V2 else 8
 

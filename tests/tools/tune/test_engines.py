@@ -11,6 +11,7 @@ import pytest
 from benchmarks.pairs import MINISQL
 from benchmarks.pairs.minisql.task import evaluation_examples
 from tests.commands import run
+from tests.engine.engines import in_this_process
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.tools.harness.methods import mtad, target_alone
 
@@ -90,7 +91,8 @@ def test_engines_that_take_turns_and_one_that_cannot_start():
     )
     target, fits = Measured(target_alone()), Measured(mtad(MTADOptions(beam_width=2)))
     too_wide = Measured(mtad(MTADOptions(beam_width=193)))
-    measure_together(bench, target, [too_wide, fits], together=3)
+    with in_this_process():
+        measure_together(bench, target, [too_wide, fits], together=3)
     assert "beam_width=193 is larger than max_num_batched_tokens=192" in too_wide.failure
     assert fits.failure is None
     assert [len(nats) for nats in fits.nats] == [8]
