@@ -6,6 +6,7 @@ The values are the same; only shapes, which nobody changes, are shared between t
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 from typing import Any
 
@@ -27,15 +28,17 @@ def make_triton_quicker() -> None:
 
 
 def _block_type_with_a_shared_shape(init: Any) -> Any:
-    """Its shape is checked, counted and written out once."""
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    """Its shape is checked and counted once."""
+    known: dict[Any, dict[str, Any]] = {}
 
+    @functools.wraps(init)
     def initialize(self: Any, element_ty: Any, shape: Any) -> None:
         sizes = builtins.tuple([size.value if type(size) is core.constexpr else size for size in shape])
-        if sizes not in known:
+        asked = sizes, builtins.tuple(map(type, sizes))  # 16.0 equals 16, and is no size
+        if asked not in known:
             init(self, element_ty, shape)
-            known[sizes] = {"shape": self.shape, "numel": self.numel}
-        self.__dict__ |= known[sizes]
+            known[asked] = {"shape": self.shape, "numel": self.numel}
+        self.__dict__ |= known[asked]
         self.element_ty = element_ty
         self.name = f"<{sizes}, {element_ty.name}>"
 
@@ -55,13 +58,14 @@ _NO_SIZES = core.tuple([])
 
 
 def _equal_if_the_same(equal: Any) -> Any:
-    return lambda self, other: self is other or equal(self, other)
+    return functools.wraps(equal)(lambda self, other: self is other or equal(self, other))
 
 
 def _known_types(computation_type: Any) -> Any:
     """The type that two operands are computed in, by their names."""
     known: dict[tuple[Any, ...], Any] = {}
 
+    @functools.wraps(computation_type)
     def computation_type_impl(self: Any, a: Any, a_is_scalar: bool, b: Any, b_is_scalar: bool, divides: bool) -> Any:
         asked = a.name, a_is_scalar, b.name, b_is_scalar, divides
         if asked not in known:
@@ -74,6 +78,7 @@ def _known_types(computation_type: Any) -> Any:
 def _broadcast_if_needed(broadcast: Any) -> Any:
     """Two tensors of one shape, or two scalars, stay as they are."""
 
+    @functools.wraps(broadcast)
     def broadcast_impl_value(self: Any, left: Any, right: Any) -> Any:
         return (left, right) if left.shape is right.shape else broadcast(self, left, right)
 
@@ -84,6 +89,7 @@ def _unwrapped_at_once(unwrap: Any) -> Any:
     """What is no container is looked at once."""
     containers = (builtins.list, builtins.tuple, core.tuple)
 
+    @functools.wraps(unwrap)
     def unwrap_if_constexpr(value: Any) -> Any:
         if isinstance(value, core.constexpr):
             return value.value
@@ -95,6 +101,7 @@ def _unwrapped_at_once(unwrap: Any) -> Any:
 def _numpy_types_by_name(get_np_dtype: Any) -> Any:
     known: dict[str, np.dtype] = {}
 
+    @functools.wraps(get_np_dtype)
     def get(dtype: Any) -> np.dtype:
         name = dtype.scalar.name
         if name not in known:

@@ -1,7 +1,6 @@
 """The demo's parts on made-up values, and the whole of it once, small."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -96,8 +95,7 @@ def test_the_whole_demo_small(tmp_path):
     asked = {"title": "questions", "max_tokens": 72, "num_prompts": 12, "num_candidates": [4], "rounds": 1}
     (folder / "demo.json").write_text(json.dumps(asked | {"in_flight": [1, 2]}))
     out, program = tmp_path / "figures.json", Path(sys.executable).parent / "vllm-mtad"
-    in_one_process = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # where engines start sooner
-    done = run(program, "demo", "--pair", folder, "--json", out, env=in_one_process)
+    done = run(program, "demo", "--pair", folder, "--json", out)
     assert done.returncode == 0, done.stderr[-3000:]
     (found,) = json.loads(out.read_text())["pairs"]
     alone, vanilla, mtad = found["ways"]
