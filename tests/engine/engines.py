@@ -41,6 +41,7 @@ def in_this_process() -> Iterator[None]:
         for name in ("expand_batch_to_tokens", "apply_sampling_constraints"):
             patch.setattr(rejection_sampler, name, getattr(rejection_sampler, name))
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        gc.freeze()  # vLLM collects garbage after each model, half a second where all that is imported is looked at
         yield
 
 
@@ -62,8 +63,11 @@ def engine(
     try:
         yield llm
     finally:
-        llm.llm_engine.engine_core.shutdown()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gc, "unfreeze", lambda: None)  # vLLM would at once, and collect three times
+            llm.llm_engine.engine_core.shutdown()
         del llm
+        gc.unfreeze()
         gc.collect()
 
 

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import inspect
-import os
+import json
 import sys
 from types import FunctionType, SimpleNamespace
 from typing import get_args
@@ -146,21 +146,18 @@ def run_python(code: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_left_out_of_vllm_plugins_it_patches_nothing():
-    script = (
-        "from vllm.plugins import load_general_plugins; load_general_plugins()\n"
-        "import importlib\n"
-        "from vllm_mtad.plugin.seams import SEAMS, why_missing\n"
-        "own = [seam for seam in SEAMS if seam.runner != 'v2' and not seam.may_be_absent]\n"
-        "standing = [seam.name for seam in own if why_missing(seam) is None]\n"
-        "print('STANDING', standing)\n"
-    )
-    for plugins, expected in (
-        ("another", []),
-        ("mtad", [s.name for s in SEAMS if s.runner != "v2" and not s.may_be_absent]),
-    ):
-        done = run(sys.executable, "-c", script, env=os.environ | {"VLLM_PLUGINS": plugins})
-        assert f"STANDING {expected}" in done.stdout, done.stderr[-2000:]
+@pytest.fixture(scope="module")
+def printed(small_pair) -> dict[str, str]:
+    """What each case of `changed_vllm` printed."""
+    done = run(sys.executable, "-m", "tests.plugin.changed_vllm", *small_pair)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_left_out_of_vllm_plugins_it_patches_nothing(printed):
+    assert "STANDING []" in printed["left_out_of_vllm_plugins"]
+    own = [seam.name for seam in SEAMS if seam.runner != "v2" and not seam.may_be_absent]
+    assert f"STANDING {own}" in printed["named_in_vllm_plugins"]
 
 
 def test_registering_imports_no_engine_and_no_worker():
@@ -172,85 +169,47 @@ def test_registering_imports_no_engine_and_no_worker():
     assert run_python(code) == "[]"
 
 
-def on_another_vllm(small_pair, changed: str, *asked: str) -> str:
-    """What a vLLM that was not tested, and in which something has `changed`, says to each configuration."""
-    code = (
-        "import vllm.plugins; vllm.plugins.plugins_loaded = True\n"  # as if only this registration ran
-        "import vllm; vllm.__version__ = '0.99.0'\n"
-        "from vllm_mtad.plugin.registration import register; register()\n"
-        "from vllm.engine.arg_utils import EngineArgs\n"
-        f"{changed}\n"
-        f"for asked in [{', '.join(asked)}]:\n"
-        "    try:\n"
-        f"        config = EngineArgs({small_pair[0]!r}, speculative_config=asked).create_engine_config()\n"
-        "        print('MADE', type(config.speculative_config).__name__)\n"
-        "    except ValueError as error:\n"
-        "        print('REFUSED', error)\n"
-    )
-    done = run(sys.executable, "-c", code)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("method", ["mtad", "draft_model"])
-def test_a_vllm_that_was_not_tested_runs_mtad_with_a_warning_if_all_is_as_it_was(small_pair, method):
-    asked = f"dict(method={method!r}, model={small_pair[1]!r}, num_speculative_tokens=2)"
-    said = on_another_vllm(small_pair, "", asked)
-    if method == "draft_model":
-        assert "MADE SpeculativeConfig" in said
-        assert "mtad" not in said.lower()
-        return
+def test_a_vllm_that_was_not_tested_runs_mtad_with_a_warning_if_all_is_as_it_was(printed):
+    said = printed["untested_asked_for_mtad"]
     assert "MADE MTADSpeculativeConfig" in said
     assert said.count("mtad was tested with vLLM 0.32.0, 0.33.0, and this is 0.99.0.") == 1
 
 
+def test_a_vllm_that_was_not_tested_says_nothing_to_who_does_not_ask_for_mtad(printed):
+    said = printed["untested_asked_for_draft_model"]
+    assert "MADE SpeculativeConfig" in said
+    assert "mtad" not in said.lower()
+
+
 @pytest.mark.parametrize(
-    ("changed", "why"),
+    ("case", "why"),
     [
+        ("a_line_is_gone", "vllm.v1.core.kv_cache_utils.update_kv_cache_capacity has no longer the line"),
         (
-            "import vllm.v1.core.kv_cache_utils as m; m.update_kv_cache_capacity = m.get_kv_cache_capacity",
-            "vllm.v1.core.kv_cache_utils.update_kv_cache_capacity has no longer the line",
-        ),
-        (
-            "from vllm.v1.spec_decode.draft_model import DraftModelProposer as C\n"
-            "C.initialize_attn_backend = lambda self, config: None",
+            "a_signature_is_another",
             "MTADProposer.initialize_attn_backend does not fit what it overrides (vLLM's takes (self, config), ours",
         ),
         (
-            "import vllm.v1.spec_decode.llm_base_proposer, vllm.v1.spec_decode.utils as m\n"
-            "del m.compute_new_slot_mapping",
+            "a_name_is_gone",
             "own modules cannot be imported beside it (cannot import name 'compute_new_slot_mapping'",
         ),
     ],
 )
-def test_one_that_has_changed_refuses_mtad_by_name_and_nothing_else(small_pair, changed, why):
-    asked = f"dict(method='mtad', model={small_pair[1]!r})"
-    vanilla = f"dict(method='draft_model', model={small_pair[1]!r}, num_speculative_tokens=2)"
-    said = on_another_vllm(small_pair, changed, asked, vanilla)
+def test_one_that_has_changed_refuses_mtad_by_name_and_nothing_else(printed, case, why):
+    said = printed[case]
     (refusal,) = (line for line in said.splitlines() if line.startswith("REFUSED"))
     assert why in refusal
     assert "It was tested with vLLM 0.32.0, 0.33.0, and this is 0.99.0." in refusal
     assert "MADE SpeculativeConfig" in said
 
 
-def test_a_seam_that_no_longer_exists_harms_nobody_who_does_not_ask(small_pair):
+def test_a_seam_that_no_longer_exists_harms_nobody_who_does_not_ask(printed):
     """A vLLM that renamed a patched name still imports, with the plugin installed; mtad says what is missing."""
-    code = (
-        "import vllm.plugins; vllm.plugins.plugins_loaded = True\n"
-        "from dataclasses import replace; from vllm_mtad.plugin import seams\n"
-        "others = [replace(s, name=s.name + '_renamed') for s in seams.SEAMS if 'EngineArgs' not in s.name]\n"
-        "seams.SEAMS = (*(s for s in seams.SEAMS if 'EngineArgs' in s.name), *others)\n"
-        "from vllm_mtad.plugin.registration import register; register()\n"
-        "from vllm.engine.arg_utils import EngineArgs; import vllm.v1.worker.gpu_model_runner\n"
-        f"EngineArgs(model={small_pair[0]!r}).create_engine_config()\n"
-        "try:\n"
-        f"    EngineArgs(model={small_pair[0]!r}, speculative_config='mtad').create_engine_config()\n"
-        "except ValueError as error:\n"
-        "    print(error)\n"
-    )
-    message = run_python(code)
-    assert "could not patch vllm.config.speculative.SpeculativeConfig.__new___renamed" in message
-    assert "has no attribute '__new___renamed'" in message
+    said = printed["patched_names_are_others"]
+    assert "MADE NoneType" in said
+    (refusal,) = (line for line in said.splitlines() if line.startswith("REFUSED"))
+    assert "could not patch vllm.config.speculative.SpeculativeConfig.__new___renamed" in refusal
+    assert "has no attribute '__new___renamed'" in refusal
 
 
 def test_the_table_of_seams_loads_without_torch():

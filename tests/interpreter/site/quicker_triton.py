@@ -25,6 +25,7 @@ def make_triton_quicker() -> None:
     interpreter._patch_attr = _patch_attr
     TritonSemantic.computation_type_impl = _known_types(TritonSemantic.computation_type_impl)
     TritonSemantic.broadcast_impl_value = _broadcast_if_needed(TritonSemantic.broadcast_impl_value)
+    TritonSemantic.binary_op_type_checking_impl = _known_operands(TritonSemantic.binary_op_type_checking_impl)
 
 
 def _block_type_with_a_shared_shape(init: Any) -> Any:
@@ -83,6 +84,36 @@ def _broadcast_if_needed(broadcast: Any) -> Any:
         return (left, right) if left.shape is right.shape else broadcast(self, left, right)
 
     return broadcast_impl_value
+
+
+def _known_operands(check: Any) -> Any:
+    """Two tensors that are alike stay as they are. A number beside a tensor becomes a constant of its shape once."""
+    constants: dict[Any, Any] = {}
+
+    @functools.wraps(check)
+    def binary_op_type_checking_impl(self: Any, left: Any, right: Any, *flags: bool, **named: bool) -> tuple[Any, Any]:
+        if type(left) is type(right) is core.tensor:
+            are_alike = left.dtype is right.dtype and left.shape is right.shape and left.dtype.name in _COMPUTED_IN
+            return (left, right) if are_alike else check(self, left, right, *flags, **named)
+        tensor, number = (left, right) if type(left) is core.tensor else (right, left)
+        if type(tensor) is not core.tensor or type(number) not in (int, float):
+            return check(self, left, right, *flags, **named)
+        value = number if type(number) is int else number.hex()  # 0.0 equals -0.0, and nan does not equal itself
+        asked = tensor.type.name, value, number is left, flags, *named.items()
+        if asked not in constants:
+            checked = check(self, left, right, *flags, **named)
+            if checked[number is left] is not tensor:  # it was cast
+                return checked
+            constants[asked] = checked[number is right]
+            constants[asked].handle.data.flags.writeable = False
+        constant = constants[asked]
+        return (constant, tensor) if number is left else (tensor, constant)
+
+    return binary_op_type_checking_impl
+
+
+_COMPUTED_IN = {"int32", "int64", "uint32", "uint64", "fp32", "fp64"}
+"""Names of types in which two tensors of the same are computed, whatever is done with them."""
 
 
 def _unwrapped_at_once(unwrap: Any) -> Any:
