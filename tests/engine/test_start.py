@@ -3,16 +3,13 @@
 import os
 import sys
 
+import pytest
+from vllm.distributed import cleanup_dist_env_and_memory
+
 from tests.commands import run
-
-START = """
-from vllm import LLM
-if __name__ == "__main__":
-    LLM({target!r}, speculative_config=dict(method="mtad", model={draft!r}), dtype="float32", enforce_eager=True,
-        max_model_len=128, max_num_seqs=8, block_size=32, num_gpu_blocks_override={blocks})
-    print("STARTED")
-"""
-
+from tests.engine.engines import engine
+from vllm_mtad.config.errors import RefusalError
+from vllm_mtad.plugin.front_end_seams import logger
 
 WITH_NOTHING_ELSE = """
 from vllm import LLM, SamplingParams
@@ -23,24 +20,42 @@ if __name__ == "__main__":
 """
 
 
-def start(small_pair, tmp_path, blocks: int):
-    script = tmp_path / "start.py"
-    script.write_text(START.format(target=small_pair[0], draft=small_pair[1], blocks=blocks))
-    environment = os.environ | {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    return run(sys.executable, script, env=environment)
+@pytest.fixture
+def start(small_pair, monkeypatch):
+    """Starts an engine with so many KV blocks, and gives what MTAD has said."""
+    said: list[str] = []
+    monkeypatch.setattr(logger, "info", lambda message, *values: said.append(message % values))
+
+    def started(blocks: int) -> list[str]:
+        options = {"max_model_len": 128, "max_num_seqs": 8, "num_gpu_blocks_override": blocks}
+        with engine(*small_pair, **options):
+            return said
+
+    return started
 
 
-def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(small_pair, tmp_path):
-    done = start(small_pair, tmp_path, blocks=256)
-    assert "STARTED" in done.stdout
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if "MTAD" in line and "] MTAD" in line]
-    on = [line for line in lines if "MTAD is on" in line]
-    assert len(on) == 1
+def test_says_that_it_is_on_and_lossy_and_what_the_scratch_costs(start):
+    said = start(blocks=256)
+    (on,) = (message for message in said if message.startswith("MTAD is on"))
     for part in ("beam_width=4", "num_speculative_tokens=4", "acceptance_threshold=0.5", "lossy"):
-        assert part in on[0]
-    scratch = [line for line in lines if "MTAD scratch" in line]
-    assert len(scratch) == 1
-    assert "64 of 256 KV blocks" in scratch[0]
+        assert part in on
+    (scratch,) = (message for message in said if message.startswith("MTAD scratch"))
+    assert "64 of 256 KV blocks" in scratch
+
+
+def test_in_a_small_kv_cache_fewer_requests_are_drafted_at_a_time(start):
+    """A quarter of 67 blocks are 2 requests x 4 beams x 2 blocks."""
+    (scratch,) = (message for message in start(blocks=67) if message.startswith("MTAD scratch"))
+    assert "16 of 67 KV blocks" in scratch
+
+
+def test_a_kv_cache_too_small_for_the_scratch_ends_the_start_with_what_to_change(start):
+    """One request's 4 beams x 2 blocks leave 4 of 12; one request of max_model_len needs 5."""
+    with pytest.raises(RefusalError, match="The KV cache has 12 blocks") as refusal:
+        start(blocks=12)
+    cleanup_dist_env_and_memory()
+    assert "enlarge the KV cache" in str(refusal.value)
+    assert "speculative_config.beam_width" in str(refusal.value)
 
 
 def test_starts_with_nothing_else_compiled_and_without_a_size_for_the_kv_cache(small_pair, tmp_path):
@@ -52,22 +67,3 @@ def test_starts_with_nothing_else_compiled_and_without_a_size_for_the_kv_cache(s
     said = done.stdout + done.stderr
     assert "MTAD takes block_size=32" in said
     assert "enforce_eager=False" in said
-
-
-def test_in_a_small_kv_cache_fewer_requests_are_drafted_at_a_time(small_pair, tmp_path):
-    """A quarter of 67 blocks are 2 requests x 4 beams x 2 blocks."""
-    done = start(small_pair, tmp_path, blocks=67)
-    assert "STARTED" in done.stdout
-    assert "MTAD scratch: 16 of 67 KV blocks" in done.stdout + done.stderr
-
-
-def test_a_kv_cache_too_small_for_the_scratch_ends_the_start_with_what_to_change(small_pair, tmp_path):
-    """One request's 4 beams x 2 blocks leave 4 of 12; one request of max_model_len needs 5."""
-    done = start(small_pair, tmp_path, blocks=12)
-    assert done.returncode != 0
-    errors = [
-        line for line in (done.stdout + done.stderr).splitlines() if "RefusalError: The KV cache has 12 blocks" in line
-    ]
-    assert errors
-    assert "enlarge the KV cache" in errors[-1]
-    assert "speculative_config.beam_width" in errors[-1]
