@@ -14,6 +14,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from tests.small_pair import save_pair
 
 
+@pytest.fixture(scope="session", autouse=True)
+def models_inspected_here():
+    """vLLM asks each model class what it can do in another process, which imports vLLM for it: 15 s a class, the first
+    time on a machine. It does so for the sake of a GPU, which must not be touched yet."""
+    import torch
+    from vllm.model_executor.models import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(registry, "_run_in_subprocess", lambda inspect: inspect())
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_pair(tmp_path_factory):
     """(target, draft): folders of a random pair, float32."""
