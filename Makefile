@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PADDED := build/minisql-0.5b
 NEXT_RELEASE := 0.33.0
 NEXT := build/vllm-$(NEXT_RELEASE)
-PYTEST := -m pytest --numprocesses 2 --dist loadfile
+PYTEST := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 ENGINE_TESTS_OF_V2 := $(addprefix tests/engine/test_,\
 	damaged_draft.py joint_greedy.py models.py several_candidates.py lossless_and_sampling.py serve.py)
 # Of V2 these run on one release: on the next, if it is there.

@@ -13,6 +13,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tests.small_pair import save_pair
 
+LONGEST = [
+    f"test_{name}.py"
+    for name in (
+        "compiles", "run", "gpu_checks", "neighbours", "demo", "lossless_and_sampling", "beams", "start", "graphs",
+        "joint_greedy", "soak", "tensor_parallel", "engines", "models", "against_reference", "targets", "serve",
+        "acceptance", "seams", "serving", "compile_matrix", "patches",
+    )
+]  # fmt: skip
+"""Files of a minute and more, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """With the shortest files at the end, workers that take a file at a time end together."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def models_inspected_here():

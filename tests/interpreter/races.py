@@ -38,11 +38,13 @@ class RaceFinder:
 
     Attributes:
         checked_launches: how many were checked.
+        is_repeating: whether the first launch of each kernel is repeated.
     """
 
     def __init__(self, seed: int | None, checked: tuple[str, ...], repeated: str) -> None:
         self.seed = int(os.environ.get(SEED_VARIABLE, "0")) if seed is None else seed
         self.checked_launches = 0
+        self.is_repeating = True
         self._checked, self._repeated = checked, repeated
         self._launch: Launch | None = None
         self.draw_orders_of("")
@@ -54,7 +56,9 @@ class RaceFinder:
 
     def repeats(self, kernel: Callable) -> bool:
         """Whether to repeat this launch."""
-        if kernel.__module__.split(".")[0] != self._repeated or kernel.__name__ in self._were_repeated:
+        if not self.is_repeating or kernel.__module__.split(".")[0] != self._repeated:
+            return False
+        if kernel.__name__ in self._were_repeated:
             return False
         self._were_repeated.add(kernel.__name__)
         return True

@@ -47,6 +47,7 @@ def order_of_programs(request, race_finder):
     """A test's own, whichever tests ran before."""
     if race_finder:
         draw_orders(race_finder, request)
+        race_finder.is_repeating = request.node.get_closest_marker("launched_once") is None
 
 
 def draw_orders(finder, request):

@@ -225,6 +225,7 @@ def test_a_request_that_accepts_nothing_gets_the_token_of_plain_sampling(device)
     assert torch.equal(sampled[:, 0], plain)
 
 
+@pytest.mark.launched_once
 def test_the_extra_token_follows_the_targets_row(device):
     """Chi-square over 1500 requests that differ in their seed; the row after one accepted token counts."""
     n, vocab_size = 1500, 6

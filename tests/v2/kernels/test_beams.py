@@ -163,6 +163,7 @@ def test_past_the_drafts_window_q_is_unknown(device):
     assert trees.log_q[batch.states[1]].isfinite().tolist() == [True, False, False]
 
 
+@pytest.mark.launched_once
 def test_inclusion_frequencies_are_those_of_sampling_without_replacement(device):
     """1500 requests that differ in their seed draw 2 of 4 tokens; the expectation is the exact enumeration."""
     probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
