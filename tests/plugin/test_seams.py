@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import sys
 from types import FunctionType, SimpleNamespace
 from typing import get_args
@@ -149,7 +150,8 @@ def run_python(code: str) -> str:
 @pytest.fixture(scope="module")
 def printed(small_pair) -> dict[str, str]:
     """What each case of `changed_vllm` printed."""
-    done = run(sys.executable, "-m", "tests.plugin.changed_vllm", *small_pair)
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "INFO"}  # a tool may have been asked for less in this process
+    done = run(sys.executable, "-m", "tests.plugin.changed_vllm", *small_pair, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
