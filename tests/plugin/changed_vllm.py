@@ -36,12 +36,12 @@ def _load_plugins(names: str) -> None:
 
 def untested_asked_for_mtad(target: str, draft: str) -> None:
     _register()
-    _ask(target, {"method": "mtad", "model": draft})
+    _ask(target, _mtad(draft))
 
 
 def untested_asked_for_draft_model(target: str, draft: str) -> None:
     _register()
-    _ask_for_another_method(target, draft)
+    _ask(target, _draft_model(draft))
 
 
 def a_line_is_gone(target: str, draft: str) -> None:
@@ -49,8 +49,7 @@ def a_line_is_gone(target: str, draft: str) -> None:
 
     _register()
     module.update_kv_cache_capacity = module.get_kv_cache_capacity
-    _ask(target, {"method": "mtad", "model": draft})
-    _ask_for_another_method(target, draft)
+    _ask_for_both_methods(target, draft)
 
 
 def a_signature_is_another(target: str, draft: str) -> None:
@@ -58,8 +57,7 @@ def a_signature_is_another(target: str, draft: str) -> None:
 
     _register()
     DraftModelProposer.initialize_attn_backend = lambda self, config: None
-    _ask(target, {"method": "mtad", "model": draft})
-    _ask_for_another_method(target, draft)
+    _ask_for_both_methods(target, draft)
 
 
 def a_name_is_gone(target: str, draft: str) -> None:
@@ -68,8 +66,7 @@ def a_name_is_gone(target: str, draft: str) -> None:
 
     _register()
     del module.compute_new_slot_mapping
-    _ask(target, {"method": "mtad", "model": draft})
-    _ask_for_another_method(target, draft)
+    _ask_for_both_methods(target, draft)
 
 
 def patched_names_are_others(target: str, draft: str) -> None:
@@ -102,8 +99,17 @@ def _register() -> None:
     register()
 
 
-def _ask_for_another_method(target: str, draft: str) -> None:
-    _ask(target, {"method": "draft_model", "model": draft, "num_speculative_tokens": 2})
+def _mtad(draft: str) -> dict:
+    return {"method": "mtad", "model": draft}
+
+
+def _draft_model(draft: str) -> dict:
+    return {"method": "draft_model", "model": draft, "num_speculative_tokens": 2}
+
+
+def _ask_for_both_methods(target: str, draft: str) -> None:
+    _ask(target, _mtad(draft))
+    _ask(target, _draft_model(draft))
 
 
 def _ask(target: str, speculative: dict | str | None) -> None:
