@@ -1,6 +1,6 @@
 """Triton's language without what it works out again at every operation, which is half of the time.
 
-The values are the same; only shapes, which nobody changes, are shared between tensors.
+The values are the same; only shapes, which nobody changes, and constants, which nobody can, are shared.
 """
 
 from __future__ import annotations
