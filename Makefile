@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine; each makes what it needs in .venv.
-.PHONY: demo test test-of-next next lint clean
+.PHONY: demo test test-of-next lint-and-next next lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +20,7 @@ demo: $(READY)
 
 # Model Runner V1 on vLLM's CPU engine; then V2, in Triton's interpreter. Two files at a time with a thread each: on
 # models this small a second thread only spins.
-test: lint next
+test: lint-and-next
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python $(PYTEST) tests --ignore tests/v2
 	$(BIN)/python -m tests.interpreter $(PYTEST) tests/v2 $(ENGINE_TESTS_OF_V2) \
 		$(shell [ -e $(NEXT)/.ready ] || echo $(ENGINE_TESTS_OF_NEXT))
@@ -32,6 +32,10 @@ test-of-next:
 		--ignore tests/config/test_models_page.py tests/patches $(addprefix tests/engine/test_,joint_greedy.py schedule.py start.py)
 	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup $(ENGINE_TESTS_OF_NEXT) \
 		$(addprefix tests/v2/test_,capture.py draft_config.py draft_log_q.py graphs.py warm_up.py)
+
+# At once: one waits for the network, and mypy has one thread.
+lint-and-next: $(READY)
+	$(MAKE) --jobs=2 lint next
 
 # The other release that is supported, if its wheel can be had.
 next: $(READY)
