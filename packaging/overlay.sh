@@ -42,7 +42,5 @@ command.chmod(0o755)
 # With the .pth files that are there, such as vllm-mtad's own.
 (site / "everything_else.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")
 END
-# Once, and not in each process where Python is told to write no bytecode.
-"$folder/bin/python" -m compileall -q -j 0 "$folder"/lib/python*/site-packages/vllm
 "$folder/bin/python" -c 'import importlib.metadata as m, sys; assert m.version("vllm") == sys.argv[1] + "+cpu"' "$release"
 touch "$folder/.ready"

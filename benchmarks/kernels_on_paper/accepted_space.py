@@ -5,8 +5,9 @@ See `vllm_mtad.config.engine_checks`.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -100,7 +101,8 @@ def _logits(shape: Shape, rows: int) -> torch.Tensor:
     return torch.empty(rows, shape.vocab_size, dtype=shape.dtype, device=META)
 
 
-def whole_space() -> list[Variant]:
+@functools.cache
+def whole_space() -> Sequence[Variant]:
     """All variants that differ in code: by a kernel's tiles, types, modes, and whether a step is the first."""
     recorder, small = Recorder(), Shape(max_num_reqs=8)
     for width in WIDTHS:

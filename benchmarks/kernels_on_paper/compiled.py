@@ -28,7 +28,8 @@ _BRANCH = re.compile(r"\bBRA\b.*`\((\.L\w+)\)")
 @dataclass(frozen=True)
 class Compiled:
     """`shared` and `spilled`: bytes of a program, and of a thread (stores). `registers`: of a thread. `instructions`:
-    static; `looped`: those of them that a loop repeats. `seconds`: to compile, one core, nothing cached."""
+    static; `looped`: those of them that a loop repeats; both 0 where not counted. `seconds`: to compile, one core,
+    nothing cached."""
 
     shared: int
     registers: int
@@ -42,8 +43,11 @@ class Compiled:
         return not self.error and self.shared <= SHARED_LIMITS[architecture] * 1024
 
 
-def compile_variant(variant: Variant, architecture: int) -> Compiled:
-    """Compile a variant now, whatever Triton's cache holds. A compiler's refusal is in `error`, its last line."""
+def compile_variant(variant: Variant, architecture: int, *, counted: bool = True) -> Compiled:
+    """Compile a variant now, whatever Triton's cache holds. A compiler's refusal is in `error`, its last line.
+
+    `counted`: its instructions, for which the disassembler takes a third of the compiler's time.
+    """
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget
@@ -62,7 +66,7 @@ def compile_variant(variant: Variant, architecture: int) -> Compiled:
         seconds = time.perf_counter() - start
         cubin = Path(cache) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
-        instructions, looped = _count_instructions(cubin)
+        instructions, looped = _count_instructions(cubin) if counted else (0, 0)
     (registers,) = re.findall(r"Used (\d+) registers", log.getvalue())
     spilled = re.findall(r"(\d+) bytes spill stores", log.getvalue())
     spills = sum(map(int, spilled))

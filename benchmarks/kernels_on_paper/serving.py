@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -64,7 +65,8 @@ def variants_by_size(shape: Shape, sizes: Iterable[int], depths: Iterable[int]) 
     return found
 
 
-def serving_variants() -> dict[int, list[Variant]]:
+@functools.cache
+def serving_variants() -> Mapping[int, Sequence[Variant]]:
     """All that a process needs at B = 4, by gamma: one that is usual, and the longest."""
     shapes = {gamma: Shape(gamma=gamma, max_num_reqs=max(SIZES)) for gamma in (4, 32)}
     return {g: [v for _, v in variants_by_size(shape, SIZES, range(g))] for g, shape in shapes.items()}

@@ -10,23 +10,33 @@ from benchmarks.kernels_on_paper.compiled import SHARED_LIMITS, Compiled
 from benchmarks.kernels_on_paper.matrix_tables import tables
 from tests.commands import run
 
-
-def compile_matrix(out):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = ["benchmarks.compile_matrix", "--out", out, "--kernels", "planning", "--architectures", 86, 90]
-    done = run(sys.executable, "-m", *command, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in (out / "compiled.jsonl").read_text().splitlines()]
+TWICE_WITH_A_STALE_ROW_BETWEEN = """
+import json, sys
+from pathlib import Path
+from benchmarks.compile_matrix import main
+main()
+file = Path(sys.argv[2]) / "compiled.jsonl"
+rows = file.read_text()
+print(json.dumps(rows))
+stale = json.loads(rows.splitlines()[0]) | {"variant": "of a source that has changed"}
+file.write_text(rows + json.dumps(stale) + "\\n")
+main()
+print(json.dumps(file.read_text()))
+"""
 
 
 def test_what_was_compiled_is_not_compiled_again_and_what_is_stale_is_dropped(tmp_path):
-    rows = compile_matrix(tmp_path)
+    """In one process, in which the space is worked out once."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    options = ["--out", tmp_path, "--kernels", "planning", "--architectures", 86, 90]
+    done = run(sys.executable, "-c", TWICE_WITH_A_STALE_ROW_BETWEEN, *options, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('"'))
+    rows = [json.loads(line) for line in first.splitlines()]
     assert [row["kernel"] for row in rows] == ["_split_planning_kernel"] * 4  # with a window, and without
     assert sorted(row["architecture"] for row in rows) == [86, 86, 90, 90]
     assert all(row["fits"] and row["registers"] and row["instructions"] and row["seconds"] for row in rows)
-    with (tmp_path / "compiled.jsonl").open("a") as out:
-        out.write(json.dumps(rows[0] | {"variant": "of a source that has changed"}) + "\n")
-    assert compile_matrix(tmp_path) == rows
+    assert second == first
 
 
 @pytest.mark.parametrize("architecture", SHARED_LIMITS)
