@@ -52,11 +52,12 @@ def test_equals_the_reference(tmp_path, kind):
 
 
 def test_what_a_draft_with_windows_has_missed_is_read_in_all_its_kv_groups(tmp_path):
-    """The draft is the target itself, so all is accepted if nothing is missing. Three requests draft nothing; of
+    """The draft is the target itself, so joint p / joint q is 1 if nothing is missing. Three requests draft nothing; of
     the two that are left only the second wants drafts, and alone reads what it has missed."""
     target, _ = save_pair_of(tmp_path, gemma3)
     mtad = {"num_speculative_tokens": GAMMA, "num_speculative_tokens_per_batch_size": [(1, 2, GAMMA), (3, 4, 0)]}
-    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (90, WINDOW + 56, WINDOW + 6)]
+    mtad["acceptance_threshold"] = 0.99
+    params = [SamplingParams(seed=1, max_tokens=n, ignore_eos=True) for n in (90, WINDOW + 56, WINDOW + 6)]
     params[0].extra_args = {"mtad": False}
     with engine(target, target, mtad) as llm:
         if not ON_V2:  # vLLM's builder must assume no window that only some layers have
