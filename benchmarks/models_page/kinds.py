@@ -159,7 +159,7 @@ KINDS = (
     Kind("LLaVA as the draft", Pair(LLAMA, LLAVA)),
     Kind("the same tokenizer, padded to another size", Pair(LLAMA | {"vocab_size": 640}, LLAMA), VOCABULARIES),
     Kind("another tokenizer", Pair(LLAMA, LLAMA, swaps_words=True)),
-    Kind("LoRA on the target (`--enable-lora`)", Pair(LLAMA, LLAMA, {"enable_lora": True}), TARGETS),
+    Kind("LoRA on the target (`--enable-lora`)", Pair(LLAMA, LLAMA, {"enable_lora": True})),
     Kind(
         "LoRA on the target, of `--lora-target-modules` without `lm_head`",
         Pair(LLAMA, LLAMA, {"enable_lora": True, "lora_target_modules": ["q_proj"]}),

@@ -159,6 +159,12 @@ def test_what_a_target_names_itself_wins(tmp_path):
     assert find_draft(str(tmp_path), {"mtad_draft": "../draft"}) == str(tmp_path.parent / "draft")
 
 
+@pytest.mark.parametrize("named", [3, {"model": "me/my-draft"}, ""])
+def test_what_a_target_names_must_be_a_draft(named):
+    with pytest.raises(ValueError, match=rf"'me/my-target' has mtad_draft={re.escape(repr(named))}, .* give a hub id"):
+        find_draft("me/my-target", {"mtad_draft": named})
+
+
 def test_a_path_is_of_no_use_without_the_targets_folder():
     with pytest.raises(ValueError, match=r"mtad_draft='\.\./draft', but the target is no local folder"):
         find_draft("me/my-target", {"mtad_draft": "../draft"})

@@ -71,8 +71,13 @@ def test_what_only_v1_cannot_combine(small_pair, with_triton, monkeypatch, field
             {"kv_cache_dtype": "fp8"},
             "kv_cache_dtype='fp8' with speculative_config.num_candidates above 1",
         ),
-        ({}, {"enable_lora": True}, "enable_lora=True without lora_target_modules"),
-        ({}, {"enable_lora": True, "lora_target_modules": ["q_proj", "lm_head"]}, "modules without 'lm_head'"),
+        ({}, {"enable_lora": True}, "lora_target_modules=None with enable_lora=True"),
+        (
+            {},
+            {"enable_lora": True, "lora_target_modules": ["q_proj", "lm_head"]},
+            "lora_target_modules=['q_proj', 'lm_head'] with enable_lora=True cannot be combined with speculative method"
+            " 'mtad': it accepts modules without 'lm_head'",
+        ),
         (
             CANDIDATES,
             {"max_num_batched_tokens": 16, "max_num_seqs": 4},
@@ -113,10 +118,11 @@ def test_what_v2_accepts(small_pair, with_triton, fields, options):
 
 @pytest.mark.parametrize("runner", ["0", "1"])
 @pytest.mark.parametrize("candidates", [{}, CANDIDATES])
-def test_schedules_of_draft_lengths_are_accepted(small_pair, with_triton, monkeypatch, runner, candidates):
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_schedules_of_draft_lengths_are_accepted(small_pair, with_triton, monkeypatch, runner, candidates, replicas):
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
     given = {"method": "mtad", "model": small_pair[1], **SCHEDULE, **candidates}
-    config = create(small_pair[0], given).speculative_config
+    config = create(small_pair[0], given, data_parallel_size=replicas).speculative_config
     assert config.num_speculative_tokens_per_batch_size[-1][2] == 0
 
 

@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 from tests.config.asking import create, refusal
 from tests.small_pair import VOCAB_SIZE, save_tokenizer
 from vllm_mtad.config.errors import Reasons, RefusalError, collecting, refuse, refused_at_once
+from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.config.speculative import MTADSpeculativeConfig
 from vllm_mtad.plugin import front_end_seams
 
@@ -41,6 +42,28 @@ def test_the_draft_s_reasons_and_the_engine_s_are_one_refusal(known_target, othe
         assert message.count(reason) == 1
     assert message.count(ADVICE) == 1
     assert message.endswith(ADVICE)
+
+
+def test_mtad_s_own_options_are_among_the_reasons(known_target, other_vocabulary):
+    options = {"beam_width": 0, "greedy": "no", "num_candidates": 8, "acceptance_threshold": 1}
+    message = refusal(known_target, {"method": "mtad", "model": other_vocabulary, **options}, **PROCESSORS)
+    for reason in (
+        "beam_width=0",
+        "greedy='no'",
+        "acceptance_threshold=1",
+        "has another vocabulary",
+        "logits_processors",
+    ):
+        assert message.count(reason) == 1
+    assert "num_candidates" not in message, "which could be as large as a beam width that is accepted"
+
+
+def test_options_that_do_not_fit_to_the_defaults_of_refused_ones_take_their_own():
+    options, problems = MTADOptions.judged(
+        {"beam_width": "8", "num_candidates": 8, "max_candidate_rows": 5, "model": "x"}
+    )
+    assert options == MTADOptions(max_candidate_rows=5)
+    assert problems == ["speculative_config.beam_width='8' is not accepted by mtad: give an integer >= 1."]
 
 
 def test_what_a_target_names_is_known_too(small_pair, other_vocabulary, tmp_path):

@@ -43,7 +43,8 @@ def test_gated_delta_nets_are_refused_on_v1(ask, monkeypatch):
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     said = refusal(*ask(*GATED_DELTA_NETS), **HYBRID)
     assert "has recurrent or hybrid layers, which cannot be combined" in said
-    assert "on Model Runner V1" in said
+    assert "on Model Runner V1 (what it keeps of a text does not fit into the draft's KV group)" in said
+    assert said.endswith("it accepts softmax attention, full or in windows.")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,9 @@ def test_gated_delta_nets_are_refused_on_v1(ask, monkeypatch):
 def test_other_recurrent_layers_are_refused(ask, with_triton, config, architecture):
     """Of Mamba's first kind vLLM keeps no state from before a rejected token."""
     config.vocab_size = VOCAB_SIZE
-    assert "has recurrent or hybrid layers, which cannot be combined" in refusal(*ask(config, architecture), **HYBRID)
+    said = refusal(*ask(config, architecture), **HYBRID)
+    assert "has recurrent or hybrid layers, which cannot be combined" in said
+    assert said.endswith("it accepts softmax attention, full or in windows, and gated delta nets beside it.")
 
 
 def test_trees_need_attention_that_is_ours_on_v2(ask, with_triton):

@@ -1,5 +1,6 @@
 """Each patch applies to the installed vLLM and fixes what its README says; each stock bug is still there."""
 
+import inspect
 import json
 import os
 import sys
@@ -40,7 +41,13 @@ def test_stock_top_k_of_no_rows_raises():
         apply_top_k_only(torch.zeros(0, 8), torch.zeros(0, dtype=torch.int32))
 
 
-def test_a_cpu_generator_has_no_offset():
+def test_stock_rewinds_a_generator_that_has_no_offset_on_a_cpu():
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    stock = inspect.getsource(inspect.unwrap(CPUModelRunner._bookkeeping_sync))
+    fixed = f"fixed in vLLM: remove patches/{RELEASE}/generator-offset"
+    assert "gen.set_offset(gen.get_offset() - 4)" in stock, fixed
+    assert '.device.type == "cuda"' not in stock, fixed
     with pytest.raises(RuntimeError, match="does not use offset"):
         torch.Generator().get_offset()
 

@@ -118,6 +118,11 @@ def find_draft(target: str, config: Config) -> str:
                 ' (or "model" in --speculative-config).'
             )
         return draft
+    if not isinstance(named, str) or not named:
+        raise ValueError(
+            f"config.json of the target {target!r} has mtad_draft={named!r}, which is not accepted by mtad: give a hub"
+            " id, or a path from that folder, which begins with './' or '../'."
+        )
     if not named.startswith(("./", "../")):
         return named
     if not Path(target).is_dir():

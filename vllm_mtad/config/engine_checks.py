@@ -68,13 +68,22 @@ def _problems_of_the_target(config: VllmConfig) -> Iterator[str]:
     elif feature in (RECURRENT, MLA, CHUNKED):
         yield (
             f"The target {target.model!r} has {feature}, which cannot be combined with speculative method 'mtad' on"
-            f" Model Runner {'V2' if is_v2 else 'V1'}."
+            f" Model Runner {'V2' if is_v2 else 'V1'} ({_why_no_target(feature, is_v2)}): it accepts softmax attention,"
+            f" full or in windows{', and gated delta nets beside it' if is_v2 else ''}."
         )
     if candidates > 1 and (why := _why_no_trees(config, feature)) is not None:
         yield (
             f"speculative_config.num_candidates={candidates} cannot be used with the target {target.model!r} ({why}):"
             " give 1."
         )
+
+
+def _why_no_target(feature: str, is_v2: bool) -> str:
+    if feature == CHUNKED or (feature == MLA and is_v2):
+        return "it was not tried"
+    if is_v2:
+        return "that a rejected token leaves no trace in their state was shown of gated delta nets alone"
+    return "what it keeps of a text does not fit into the draft's KV group"
 
 
 def _why_no_trees(config: VllmConfig, feature: str | None) -> str | None:

@@ -34,34 +34,8 @@ class MTADOptions:
     """
 
     def __post_init__(self) -> None:
-        for name in ("num_speculative_tokens", "beam_width", "num_candidates", "max_candidate_rows"):
-            value = getattr(self, name)
-            if name == "max_candidate_rows" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"speculative_config.{name}={value!r} is not accepted by mtad: give an integer >= 1.")
-        tau = self.acceptance_threshold
-        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 <= tau < 1:
-            raise ValueError(
-                f"speculative_config.acceptance_threshold={tau!r} is not accepted by mtad: give a number in [0, 1)."
-            )
-        for name, accepted in MODES.items():
-            if (value := getattr(self, name)) not in accepted:
-                choices = " or ".join(repr(mode) for mode in accepted)
-                raise ValueError(f"speculative_config.{name}={value!r} is not accepted by mtad: give {choices}.")
-
-        if self.num_candidates > self.beam_width:
-            raise ValueError(
-                f"speculative_config.num_candidates={self.num_candidates} is not accepted by mtad: candidates are"
-                f" beams, so give at most beam_width, {self.beam_width}."
-            )
-        most_rows = self.max_candidate_rows
-        if self.num_candidates > 1 and most_rows is not None and most_rows <= self.num_nodes:
-            raise ValueError(
-                f"speculative_config.max_candidate_rows={most_rows} is not accepted by mtad: a request"
-                f" with {self.num_candidates} candidates of {self.num_speculative_tokens} tokens has"
-                f" {self.num_nodes + 1} rows, so give at least as many."
-            )
+        if problems := option_problems({f.name: getattr(self, f.name) for f in fields(self)}):
+            raise ValueError(" ".join(problems.values()))
 
     @property
     def num_nodes(self) -> int:
@@ -69,14 +43,58 @@ class MTADOptions:
         return self.num_speculative_tokens * self.num_candidates
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> MTADOptions:
-        """The options among `values`; a missing or None value takes the default."""
-        given = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
-        return cls(**given)
+    def judged(cls, values: Mapping[str, Any]) -> tuple[MTADOptions, list[str]]:
+        """The options among `values`, and the sentences that refuse some of them. What is missing, None or refused has
+        its default."""
+        defaults = {f.name: f.default for f in fields(cls)}
+        given = {name: values[name] for name in defaults if values.get(name) is not None}
+        problems = option_problems(defaults | given)
+        unfit = problems
+        while unfit:  # again: what is not refused may not fit to a default
+            given = {name: value for name, value in given.items() if name not in unfit}
+            unfit = option_problems(defaults | given)
+        return cls(**given), list(problems.values())
 
     @property
     def log_threshold(self) -> float:
         return math.log(self.acceptance_threshold) if self.acceptance_threshold > 0 else -math.inf
+
+
+def option_problems(values: Mapping[str, Any]) -> dict[str, str]:
+    """Why values of `MTADOptions` are not accepted, a sentence by the field.
+
+    Args:
+        values: of all the fields.
+    """
+    instead = {name: _accepted_instead(name, value) for name, value in values.items()}
+    beam_width, candidates, most_rows = (values[n] for n in ("beam_width", "num_candidates", "max_candidate_rows"))
+    if not (instead["beam_width"] or instead["num_candidates"]) and candidates > beam_width:
+        instead["num_candidates"] = f"candidates are beams, so give at most beam_width, {beam_width}"
+    if not any(instead.values()) and candidates > 1 and most_rows is not None:
+        gamma = values["num_speculative_tokens"]
+        rows = gamma * candidates + 1
+        if most_rows < rows:
+            instead["max_candidate_rows"] = (
+                f"a request with {candidates} candidates of {gamma} tokens has {rows} rows, so give at least as many"
+            )
+    return {
+        name: f"speculative_config.{name}={values[name]!r} is not accepted by mtad: {other}."
+        for name, other in instead.items()
+        if other
+    }
+
+
+def _accepted_instead(name: str, value: Any) -> str | None:
+    """What to give for a value that the field cannot have; None if it can."""
+    if name in MODES:
+        return None if value in MODES[name] else f"give {' or '.join(map(repr, MODES[name]))}"
+    if name == "acceptance_threshold":
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return None if is_number and 0 <= value < 1 else "give a number in [0, 1)"
+    if name == "max_candidate_rows" and value is None:
+        return None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return None if is_count else "give an integer >= 1"
 
 
 OWN_FIELDS = tuple(f.name for f in fields(MTADOptions) if f.name != "num_speculative_tokens")

@@ -6,7 +6,7 @@ Rows with a value that needs arithmetic to be judged are in `engine_checks`; wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,11 +97,9 @@ def _cache_dtype_of_trees(config: VllmConfig) -> str:
     return resolve_kv_cache_dtype_string(dtype, config.model_config)
 
 
-def _adapts_the_head(config: VllmConfig) -> bool:
-    if config.lora_config is None:
-        return False
-    modules = config.lora_config.target_modules
-    return modules is None or "lm_head" in modules
+def _adapted_modules(config: VllmConfig) -> Collection[str] | None:
+    """None: all of the target's."""
+    return () if config.lora_config is None else config.lora_config.target_modules
 
 
 def _draft_backend(config: VllmConfig) -> str | None:
@@ -186,11 +184,12 @@ ENGINE = (
     ),
     EngineRefusal(
         "v2",
-        "enable_lora=True without lora_target_modules",
-        _adapts_the_head,
+        "lora_target_modules={!r} with enable_lora=True",
+        _adapted_modules,
         "modules without 'lm_head', as vLLM gives its deltas to wrong rows when there are drafts",
+        lambda modules: modules is None or "lm_head" in modules,
     ),
-    EngineRefusal("v2", "watermark_config", lambda c: getattr(c, "watermark_config", None) is not None, "none"),
+    EngineRefusal("v2", "watermark_config", lambda c: c.watermark_config is not None, "none"),
     EngineRefusal(
         "v2", "enable_batch_sharded_sampling={}", lambda c: c.parallel_config.enable_batch_sharded_sampling, "False"
     ),

@@ -45,8 +45,9 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         Raises:
             ValueError: sentences that each name a field, its value and what is accepted.
         """
-        options = with_candidate_rows(MTADOptions.from_mapping(given))
-        refuse(field_problems(given))
+        options, problems = MTADOptions.judged(given)
+        refuse([*problems, *field_problems(given)])
+        options = with_candidate_rows(options)
         target = given["target_model_config"]
         model = given.get("model") or find_draft(target.model, target.hf_config.to_dict())
         advice = _advice(target, model)
