@@ -45,9 +45,7 @@ def test_stock_rewinds_a_generator_that_has_no_offset_on_a_cpu():
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     stock = inspect.getsource(inspect.unwrap(CPUModelRunner._bookkeeping_sync))
-    fixed = f"fixed in vLLM: remove patches/{RELEASE}/generator-offset"
-    assert "gen.set_offset(gen.get_offset() - 4)" in stock, fixed
-    assert '.device.type == "cuda"' not in stock, fixed
+    assert "gen.set_offset(gen.get_offset() - 4)" in stock, f"fixed in vLLM: remove patches/{RELEASE}/generator-offset"
     with pytest.raises(RuntimeError, match="does not use offset"):
         torch.Generator().get_offset()
 

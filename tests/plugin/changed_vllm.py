@@ -60,6 +60,16 @@ def a_signature_is_another(target: str, draft: str) -> None:
     _ask_for_both_methods(target, draft)
 
 
+def an_overridden_method_is_gone(target: str, draft: str) -> None:
+    from vllm.v1.spec_decode.draft_model import DraftModelProposer
+
+    _register()
+    for cls in DraftModelProposer.__mro__:
+        if "_create_draft_vllm_config" in vars(cls):
+            del cls._create_draft_vllm_config
+    _ask_for_both_methods(target, draft)
+
+
 def a_name_is_gone(target: str, draft: str) -> None:
     import vllm.v1.spec_decode.llm_base_proposer  # noqa: F401  # which has the name already
     import vllm.v1.spec_decode.utils as module
@@ -83,7 +93,7 @@ def patched_names_are_others(target: str, draft: str) -> None:
 
 CASES = (
     left_out_of_vllm_plugins, named_in_vllm_plugins, untested_asked_for_mtad, untested_asked_for_draft_model,
-    a_line_is_gone, a_signature_is_another, a_name_is_gone, patched_names_are_others,
+    a_line_is_gone, a_signature_is_another, an_overridden_method_is_gone, a_name_is_gone, patched_names_are_others,
 )  # fmt: skip
 
 

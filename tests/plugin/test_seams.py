@@ -191,6 +191,7 @@ def test_a_vllm_that_was_not_tested_says_nothing_to_who_does_not_ask_for_mtad(pr
             "a_signature_is_another",
             "MTADProposer.initialize_attn_backend does not fit what it overrides (vLLM's takes (self, config), ours",
         ),
+        ("an_overridden_method_is_gone", "MTADProposer._create_draft_vllm_config overrides what is not there"),
         (
             "a_name_is_gone",
             "own modules cannot be imported beside it (cannot import name 'compute_new_slot_mapping'",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from typing_extensions import override
 from vllm.config.speculative import SpeculativeConfig
 
 from vllm_mtad.config import checks
@@ -100,6 +101,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         target, draft = self.target_model_config, self.draft_model_config
         return target.is_multimodal_model or draft.get_vocab_size() < target.get_vocab_size()
 
+    @override
     def uses_draft_model(self) -> bool:
         return True
 
@@ -107,6 +109,7 @@ class MTADSpeculativeConfig(SpeculativeConfig):
         """As vLLM says it of `draft_model`: a draft's window is its own. (Asked by 0.33.)"""
         return False
 
+    @override
     def verify_equal_vocab_size_if_draft_model(self) -> None:
         """Do nothing: `checks.draft_problems` compares the vocabularies."""
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import prometheus_client
+from typing_extensions import override
 from vllm.v1.metrics.utils import create_metric_per_engine
 from vllm.v1.spec_decode.metrics import SpecDecodingProm, SpecDecodingStats
 
@@ -53,6 +54,7 @@ class MTADMetrics(SpecDecodingProm):
         )
         self._steps, self._labels = steps, per_engine_labelvalues
 
+    @override
     def observe(self, spec_decoding_stats: SpecDecodingStats, engine_idx: int = 0) -> None:
         super().observe(spec_decoding_stats, engine_idx)
         if not spec_decoding_stats.num_drafts:

@@ -12,17 +12,20 @@ _CHANGED_ON_PURPOSE = ("__init__", "__repr__")
 """vLLM's constructors are met by the `__new__` seams (`contract_table.OF_SEAMS`)."""
 
 
-def overrides(runner: str | None) -> Iterator[tuple[str, Callable, Callable]]:
-    """(name, ours, vLLM's) of each method that a class of ours overrides.
+def overrides(runner: str | None) -> Iterator[tuple[str, Callable, Callable | None]]:
+    """(name, ours, vLLM's) of each method that a class of ours overrides; None for vLLM's where it should, marked with
+    `typing_extensions.override`, and vLLM's classes have no such method.
 
     Args:
         runner: "v1" or "v2": classes of the other runner are left out. None: no runner's.
     """
-    for cls in _classes(runner):
+    for cls in classes(runner):
         parents = [base for base in cls.__mro__[1:] if _is_of_vllm(base)]
         for name, own in vars(cls).items():
+            if not inspect.isfunction(own) or name in _CHANGED_ON_PURPOSE:
+                continue
             parent = next((vars(base)[name] for base in parents if name in vars(base)), None)
-            if inspect.isfunction(own) and inspect.isfunction(parent) and name not in _CHANGED_ON_PURPOSE:
+            if inspect.isfunction(parent) or (parent is None and hasattr(own, "__override__")):
                 yield f"{cls.__module__}.{cls.__name__}.{name}", own, parent
 
 
@@ -42,11 +45,13 @@ def why_unlike(ours: Callable, theirs: Callable) -> str | None:
 
 def broken_overrides(runner: str | None) -> Iterator[str]:
     for name, own, parent in overrides(runner):
-        if (why := why_unlike(own, parent)) is not None:
+        if parent is None:
+            yield f"{name} overrides what is not there"
+        elif (why := why_unlike(own, parent)) is not None:
             yield f"{name} does not fit what it overrides ({why})"
 
 
-def _classes(runner: str | None) -> Iterator[type]:
+def classes(runner: str | None) -> Iterator[type]:
     """Every class of ours that derives from one of vLLM's."""
     packages = ["vllm_mtad.config", "vllm_mtad.plugin", *([f"vllm_mtad.runners.{runner}"] if runner else [])]
     for package in packages:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.config import VllmConfig
 from vllm.forward_context import set_forward_context
 from vllm.model_executor.models import supports_multimodal
@@ -57,18 +58,21 @@ class MTADProposer(DraftModelProposer):
 
     # -- set-up ---------------------------------------------------------------------------------------
 
+    @override
     def _create_draft_vllm_config(self) -> VllmConfig:
         own = super()._create_draft_vllm_config()
         own.cache_config = cache_config_of_the_draft(own)
         own.lora_config = None  # adapters are the target's
         return own
 
+    @override
     def load_model(self, target_model: Any) -> None:
         if supports_multimodal(target_model):  # there vLLM looks for the token of an image
             target_model = target_model.get_language_model()
         super().load_model(target_model)
         keep_whole_texts(self._layer(name) for name in self._draft_attn_layer_names)
 
+    @override
     def initialize_attn_backend(
         self, kv_cache_config: KVCacheConfig, kernel_block_sizes: list[int] | None = None
     ) -> None:
@@ -115,6 +119,7 @@ class MTADProposer(DraftModelProposer):
 
     # -- a drafting round -----------------------------------------------------------------------------
 
+    @override
     def propose(  # type: ignore[override]
         self,
         num_speculative_tokens: int,

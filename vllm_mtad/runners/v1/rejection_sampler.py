@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from typing_extensions import override
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.logits_processor.builtin import MinTokensLogitsProcessor
@@ -52,6 +53,7 @@ class MTADRejectionSampler(RejectionSampler):
         super().__init__(sampler, spec_config, device)
         self.options = spec_config.options
 
+    @override
     def forward(
         self,
         metadata: SpecDecodeMetadata,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from typing_extensions import override
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
@@ -117,6 +118,7 @@ class FirstPassGraphManager(_BucketedGraphManager):
             has_piecewise=is_compiled and mode.mixed_mode() == CUDAGraphMode.PIECEWISE,
         )
 
+    @override
     def _init_candidates(self) -> None:
         self._sizes: list[int] = []
         if self.cudagraph_mode.mixed_mode() == CUDAGraphMode.PIECEWISE:
@@ -164,6 +166,7 @@ class BeamGraphManager(_BucketedGraphManager):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, mode: CUDAGraphMode, beam_width: int) -> None:
         super().__init__(vllm_config, device, beam_width, has_full=has_full_decode(mode))
 
+    @override
     def _init_candidates(self) -> None:
         if not self.cudagraph_mode:
             return

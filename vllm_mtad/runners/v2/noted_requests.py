@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcessor
@@ -13,6 +14,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, 
 from vllm_mtad.algorithm.warp import GREEDY_TEMPERATURE
 from vllm_mtad.config.options import MTADOptions
 from vllm_mtad.config.request_options import RequestOptions
+from vllm_mtad.runners.v2.model_states import ModelStateAround
 
 
 class NotedRequests(LogitsProcessor):
@@ -38,6 +40,7 @@ class NotedRequests(LogitsProcessor):
         model cannot read it."""
         self._is_text[req_idx] = is_text
 
+    @override
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         self.has_grammar[req_idx] = sampling_params.structured_outputs is not None
         asked = RequestOptions.of(sampling_params.extra_args)
@@ -49,6 +52,7 @@ class NotedRequests(LogitsProcessor):
             self.lossless.stage_write_elem(req_idx, int(is_lossless))
         return False
 
+    @override
     def apply_staged_writes(self) -> None:
         self.log_thresholds.copy_to_uva()
         self.lossless.apply_write()
@@ -57,19 +61,17 @@ class NotedRequests(LogitsProcessor):
         """bool, for each of these requests: whether it is decoded with drafts."""
         return ~np.isposinf(self.log_thresholds.np[states])
 
+    @override
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         return logits
 
 
-class NotingModelState:
+class NotingModelState(ModelStateAround):
     """vLLM's ModelState of a target that reads more than text. In place of a seam: the runner shows it each new request
     as a whole, before the sampler."""
 
     def __init__(self, state: Any, noted: NotedRequests) -> None:
-        self._state, self._noted = state, noted
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
+        super().__init__(state, _noted=noted)
 
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         is_text = not new_req_data.mm_features and new_req_data.prompt_embeds is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
@@ -53,6 +54,7 @@ class MTADRejectionSampler(RejectionSampler):
             use_fp64=sampler.use_fp64_gumbel,
         )
 
+    @override
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any) -> SamplerOutput:
         if self._verification is not None:
             input_batch = self._verification.with_logical_places(input_batch)
@@ -86,6 +88,7 @@ class MTADRejectionSampler(RejectionSampler):
             return self._of_trees[:num_reqs]
         return async_tensor_h2d(np.where(is_chain, gamma, num_nodes).astype(np.int32), device=self._of_trees.device)
 
+    @override
     def _verify(
         self,
         logits: torch.Tensor,

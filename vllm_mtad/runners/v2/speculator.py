@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 from vllm.config import VllmConfig, get_layers_from_vllm_config
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import BatchDescriptor, set_forward_context
@@ -93,6 +94,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         self.sampling_states = sampler.sampling_states
         self.all_token_ids: torch.Tensor = sampler.req_states.all_token_ids.gpu
 
+    @override
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
         real = self.vllm_config
         self.vllm_config = draft_config(real)
@@ -101,6 +103,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         finally:
             self.vllm_config = real
 
+    @override
     def load_model(self, target_model: nn.Module) -> None:
         super().load_model(target_model)
         warn_of_weights(self.model, self.speculative_config.model)
@@ -136,6 +139,7 @@ class MTADSpeculator(StandaloneARSpeculator):
             )
         compile_first_pass_inputs(self)
 
+    @override
     def set_attn(self, *args: Any, **kwargs: Any) -> None:
         super().set_attn(*args, **kwargs)
         for name in self.draft_attn_layer_names:
@@ -157,6 +161,7 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     # -- a drafting round -----------------------------------------------------------------------------
 
+    @override
     @torch.inference_mode()
     def propose(
         self,
@@ -308,6 +313,7 @@ class MTADSpeculator(StandaloneARSpeculator):
 
     # -- CUDA graphs ----------------------------------------------------------------------------------
 
+    @override
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         supports_uniform = self.attn_cg_support.min_cg_support.value >= AttentionCGSupport.UNIFORM_BATCH.value
         self.first_pass_graphs = FirstPassGraphManager(
@@ -319,6 +325,7 @@ class MTADSpeculator(StandaloneARSpeculator):
         )
         self.beam_graphs = BeamGraphManager(self.vllm_config, self.device, cudagraph_mode, self.beam_width)
 
+    @override
     def capture(self) -> None:
         assert self.first_pass_graphs is not None
         assert self.beam_graphs is not None

@@ -27,6 +27,7 @@ from vllm_mtad.runners.v2.kernels.kept_path import move_kept_paths
 from vllm_mtad.runners.v2.kernels.tree_attention import tree_attention
 from vllm_mtad.runners.v2.kernels.tree_layout import lay_out_trees
 from vllm_mtad.runners.v2.kv_groups import KVGroup, kv_groups_of
+from vllm_mtad.runners.v2.model_states import ModelStateAround
 from vllm_mtad.runners.v2.shared_prefix import Prefixes, PrefixReader, prefix_readers
 from vllm_mtad.runners.v2.trees import DraftTrees
 from vllm_mtad.runners.v2.verification_log import VerificationLog
@@ -256,22 +257,21 @@ class TreeVerification:
         self._num_trees = 0
 
 
-class TreeModelState:
+class TreeModelState(ModelStateAround):
     """vLLM's ModelState, which prepares the target's attention, with the metadata of trees where a batch has some.
 
     In place of a seam: the runner asks its model state at every pass, captures and dummies among them.
     """
 
     def __init__(self, state: Any, verification: TreeVerification) -> None:
-        self._state, self._verification = state, verification
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
+        super().__init__(state, _verification=verification)
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
         self._state.initialize_kv_cache(*args, **kwargs)
         self._verification.use_kv_caches()
 
-    def prepare_attn(self, input_batch: InputBatch, mode: Any, block_tables: Any, *args: Any, **kwargs: Any) -> Any:
-        metadata = self._state.prepare_attn(input_batch, mode, block_tables, *args, **kwargs)
+    def prepare_attn(
+        self, input_batch: InputBatch, cudagraph_mode: Any, block_tables: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        metadata = self._state.prepare_attn(input_batch, cudagraph_mode, block_tables, *args, **kwargs)
         return self._verification.metadata_of(metadata, input_batch, block_tables)
