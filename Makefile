@@ -33,8 +33,8 @@ test: lint-and-next
 # What may differ between releases of vLLM: the configuration, the seams, the engines. Kernels are our own.
 test-of-next:
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(NEXT)/bin/python $(PYTEST) tests/plugin tests/config tests/runners \
-		--ignore tests/config/test_models_page.py tests/patches $(addprefix tests/engine/test_,joint_greedy.py schedule.py start.py)
-	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup $(ENGINE_TESTS_OF_NEXT) \
+		tests/patches $(addprefix tests/engine/test_,joint_greedy.py schedule.py start.py)
+	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup $(ENGINE_TESTS_OF_NEXT) tests/engine/test_models.py \
 		$(addprefix tests/v2/test_,capture.py draft_config.py draft_log_q.py graphs.py warm_up.py)
 
 # At once: one waits for the network, and mypy has one thread.

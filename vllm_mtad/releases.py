@@ -2,7 +2,9 @@
 
 What differs otherwise is met by asking the installed vLLM, in the one place where it matters:
 
-- `config.speculative.MTADSpeculativeConfig.draft_shares_target_positions`: 0.33 asks for it, 0.32 does not.
+- `config.speculative.MTADSpeculativeConfig.draft_shares_target_positions`: 0.33 asks for it, 0.32 does not;
+- `plugin.seams`, the row that `may_be_absent`: 0.33 drops schedules on V1, 0.32 does not;
+- `runners.v2.speculator.MTADSpeculator._reads`: 0.33 asks for no drafts in steps after which no request decodes.
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ SOFT_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 GEMMA_2 = _config("gemma2", "Gemma2ForCausalLM", sliding_window=256, **SOFT_CAPS)
 GEMMA_3 = _config("gemma3_text", "Gemma3ForCausalLM", num_hidden_layers=6, sliding_window=256)
 MISTRAL = _config("mistral", "MistralForCausalLM", sliding_window=256)
+PHI_3 = _config("phi3", "Phi3ForCausalLM", sliding_window=256, pad_token_id=0)
+LLAMA_4 = _config("llama4_text", "Llama4ForCausalLM", attention_chunk_size=256, num_local_experts=4)
 WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": MAX_MODEL_LEN, "max_window_layers": 2}
 GPT_OSS = _config("gpt_oss", "GptOssForCausalLM", sliding_window=128, num_local_experts=4, num_experts_per_tok=2)
 DEEPSEEK = _config(
@@ -133,6 +135,11 @@ KINDS = (
     Kind("Gemma 3, text: windows in five layers of six", Pair(GEMMA_3, GEMMA_3), MODELS),
     Kind("Mistral with a window in every layer, another in the draft", Pair(MISTRAL, MISTRAL), MODELS),
     Kind("full attention, a draft with a window in every layer", Pair(LLAMA, MISTRAL)),
+    Kind("Phi-3 with a window in every layer", Pair(PHI_3, PHI_3)),
+    Kind(
+        "Qwen2 with windows in half of its layers",
+        Pair(_config("qwen2", "Qwen2ForCausalLM", **WIDE_WINDOW | {"sliding_window": 256}), LLAMA),
+    ),
     Kind(
         "Qwen2 with windows of `max_model_len` in half of its layers",
         Pair(_config("qwen2", "Qwen2ForCausalLM", **WIDE_WINDOW), LLAMA),
@@ -140,6 +147,7 @@ KINDS = (
     Kind("gpt-oss: windows in every second layer, sinks", Pair(GPT_OSS, LLAMA)),
     Kind("gpt-oss as the draft", Pair(GPT_OSS, GPT_OSS), MODELS),
     Kind("Bloom (ALiBi) as the draft", Pair(LLAMA, BLOOM)),
+    Kind("Llama 4, text: chunks in three layers of four", Pair(LLAMA_4, LLAMA)),
     Kind("DeepSeek-V3 (MLA)", Pair(DEEPSEEK, LLAMA)),
     Kind("DeepSeek-V3 as the draft", Pair(LLAMA, DEEPSEEK)),
     Kind("Qwen3-Next: three layers of four are recurrent", Pair(QWEN3_NEXT, LLAMA), TARGETS),

@@ -15,7 +15,8 @@ HEAD = f"""# Which models go together
 
 `python -m benchmarks.models_page` writes this page and asks mtad's own checks for it: do not edit it. Each row is a
 pair of `config.json` and a tokenizer of a few words, from which vLLM's configuration is made as `vllm serve` makes it,
-at `--max-model-len {MAX_MODEL_LEN}`. For models of your own: `vllm-mtad doctor TARGET DRAFT`.
+at `--max-model-len {MAX_MODEL_LEN}`. vLLM 0.32.0 and 0.33.0 give the same page. For models of your own:
+`vllm-mtad doctor TARGET DRAFT`.
 
 **No real weights were run: none were at hand.** "Accepted" means that nothing speaks against starting a server; which
 kinds were run, with small models, the last column of [the second table](#kinds-of-models) and

@@ -94,7 +94,7 @@ class AttentionStandIn(ABC):
         self._soft_cap = float(getattr(layer.impl, "logits_soft_cap", None) or 0)
         layer.impl.forward = self.forward
         # Compilation may fuse a quantization of the output into the backend's kernel; ours have none.
-        layer.impl.fused_output_quant_supported = lambda quant_key: False
+        layer.impl.fused_output_quant_supported = _fuses_no_quantization
 
     def pages(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of a layer's cache as keys and values, each `[num_pages, num_kv_heads, page, head_size]`."""
@@ -147,3 +147,7 @@ class AttentionStandIn(ABC):
         out: torch.Tensor,
     ) -> None:
         """Write `out` `[rows, num_heads, head_size]`. `keys`, `values`: of `pages`."""
+
+
+def _fuses_no_quantization(quant_key: Any) -> bool:
+    return False

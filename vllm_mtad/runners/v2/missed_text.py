@@ -7,7 +7,7 @@ account takes a few tokens for missed that were read; they are read twice.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,14 +101,13 @@ class MissedText:
 
     def follow(self, block_tables: Any) -> None:
         """From now on, note the blocks that vLLM gives a request: its tables are on the device only."""
-        append = block_tables.append_block_ids
+        block_tables.append_block_ids = functools.partial(self._append, block_tables.append_block_ids)
 
-        @functools.wraps(append)
-        def append_and_note(req_index: int, new_block_ids: tuple[list[int], ...], overwrite: bool) -> None:
-            append(req_index, new_block_ids, overwrite=overwrite)
-            self.note_blocks(req_index, new_block_ids, is_new=overwrite)
-
-        block_tables.append_block_ids = append_and_note
+    def _append(
+        self, append: Callable[..., None], req_index: int, new_block_ids: tuple[list[int], ...], overwrite: bool
+    ) -> None:
+        append(req_index, new_block_ids, overwrite=overwrite)
+        self.note_blocks(req_index, new_block_ids, is_new=overwrite)
 
     def note_blocks(self, state: int, blocks: Sequence[list[int]], *, is_new: bool) -> None:
         """A request has these blocks, by KV group; with `is_new` it is another request, and has no others."""
