@@ -206,6 +206,23 @@ def test_gated_delta_nets(tmp_path):
     assert 0.1 < accepted < 0.9
 
 
+@pytest.mark.skipif(not ON_V2, reason="refused on V1 (tests/config/test_targets.py)")
+def test_gated_delta_nets_whose_state_is_in_the_prefix_cache(tmp_path):
+    """vLLM keeps it at the ends of blocks; one is of 288 tokens here. (Other texts of so many tokens part where two
+    tokens are as likely, in bfloat16.)"""
+    pair = save_unlike_pair(tmp_path, qwen3_next, torch.bfloat16)
+    options = {"dtype": "bfloat16", "enable_prefix_caching": True, "max_model_len": 448, "max_num_batched_tokens": 448}
+    _, text = random_prompts([300, 310], seed=12)
+    prompts = [text + end for end in ([5], [6], [7, 8, 9], [5])]
+    with engine(pair[0], **options) as llm:
+        expected = [generate_tokens(llm, [prompt], GREEDY) for prompt in prompts]
+    with engine(*pair, **options) as llm:
+        assert [generate_tokens(llm, [prompt], GREEDY) for prompt in prompts] == expected
+        found = counters(llm)
+    assert found["prefix_cache_hits"] == 3 * 288
+    assert found["spec_decode_num_accepted_tokens"] > 0
+
+
 # -- replicas --------------------------------------------------------------------------------------------------------
 
 
