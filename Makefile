@@ -10,9 +10,9 @@ NEXT_RELEASE := 0.33.0
 NEXT := build/vllm-$(NEXT_RELEASE)
 PYTEST := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 ENGINE_TESTS_OF_V2 := $(addprefix tests/engine/test_,\
-	damaged_draft.py joint_greedy.py models.py several_candidates.py lossless_and_sampling.py serve.py)
+	damaged_draft.py joint_greedy.py several_candidates.py lossless_and_sampling.py serve.py)
 # Of V2 these run on one release: on the next, if it is there.
-ENGINE_TESTS_OF_NEXT := $(addprefix tests/engine/test_,request_options.py schedule.py targets.py)
+ENGINE_TESTS_OF_NEXT := $(addprefix tests/engine/test_,models.py request_options.py schedule.py targets.py)
 
 # A module is compiled once, by the first process that imports it: most of what is installed is never imported.
 export PIP_COMPILE := 0
@@ -34,7 +34,7 @@ test: lint-and-next
 test-of-next:
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(NEXT)/bin/python $(PYTEST) tests/plugin tests/config tests/runners \
 		tests/patches $(addprefix tests/engine/test_,joint_greedy.py schedule.py start.py)
-	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup $(ENGINE_TESTS_OF_NEXT) tests/engine/test_models.py \
+	$(NEXT)/bin/python -m tests.interpreter $(PYTEST) tests/v2/startup $(ENGINE_TESTS_OF_NEXT) \
 		$(addprefix tests/v2/test_,capture.py draft_config.py draft_log_q.py graphs.py warm_up.py)
 
 # At once: one waits for the network, and mypy has one thread.
